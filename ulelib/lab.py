@@ -1,0 +1,368 @@
+"""The lab: what a notebook talks to. It runs a stage, or loads it from the store.
+
+    lab = Lab("auto", seed=0)
+    noise = lab.perturbation("ULEO-GrayAugs")
+    result = lab.exploit("ULEO-GrayAugs", exploiter="gray")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ulelib import machine
+from ulelib.bilevel import NotConverged, minimise_error
+from ulelib.data import DataUnavailable, ImageSet, is_available, load, stratified_subset
+from ulelib.defenders import DEFENDERS, Defender
+from ulelib.exploiters import EXPLOITERS, Training, exploit
+from ulelib.models import build_model
+from ulelib.perturbation import EXPORTS, Perturbation
+from ulelib.profiles import PROFILES, Profile
+from ulelib.store import Store, canonical, key_of, write_text
+
+CLEAN = "clean"
+SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """All that a perturbation depends on. `version` rises when the same settings mean another
+    computation."""
+
+    images: str  # fingerprint
+    defender: dict[str, Any]
+    loop: dict[str, Any]
+    model: str
+    model_options: dict[str, Any]
+    precision: str
+    seed: int
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """All that an exploiter's result depends on; `perturbation` is a key of the store, or None."""
+
+    images: str
+    test_images: str
+    perturbation: str | None
+    export: str
+    exploiter: str
+    recipe: dict[str, Any]
+    model: str
+    model_options: dict[str, Any]
+    precision: str
+    seed: int
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One exploiter, trained and measured.
+
+    Attributes:
+        defender: "clean" or a key of `DEFENDERS`.
+        exploiter: a key of `EXPLOITERS`.
+        export: "exact" or "as_released"; "-" for clean images.
+        seed: of the defender and of the exploiter.
+        accuracy: clean test accuracy at the last epoch, percent.
+        curve: the same after each epoch.
+        train_accuracy: percent, during the last epoch, on what it was trained on.
+        seconds: of the training.
+        key: of the training in the store.
+        machine: where it ran, see `machine.describe`.
+    """
+
+    defender: str
+    exploiter: str
+    export: str
+    seed: int
+    accuracy: float
+    curve: tuple[float, ...]
+    train_accuracy: float
+    seconds: float
+    key: str
+    machine: dict[str, Any]
+
+
+class Lab:
+    """One profile's data, settings and store.
+
+    Args:
+        profile: "smoke", "cpu", "paper", or "auto": "paper" with CUDA, else "cpu"; and "smoke"
+            where CIFAR-10 is neither at hand nor to be downloaded (`fell_back` then says so).
+        seed: the first seed.
+        n_seeds: how many seeds, from `seed` on; 0 takes the profile's own number.
+        store: folder of the store; else `$ULELIB_STORE`, else `.ulelib` in the project.
+
+    Raises:
+        ValueError: unknown profile, or a seed that is not a whole number of 0 or more.
+        DataUnavailable: a profile asked for by name whose data cannot be had.
+    """
+
+    def __init__(
+        self,
+        profile: str = "auto",
+        seed: int = 0,
+        n_seeds: int = 1,
+        store: Path | None = None,
+    ) -> None:
+        _check_whole("seed", seed)
+        _check_whole("n_seeds", n_seeds)
+        if profile != "auto" and profile not in PROFILES:
+            raise ValueError(f"profile {profile!r}; choose from {['auto', *PROFILES]}")
+        self.fell_back = False
+        if profile == "auto":
+            profile = "paper" if machine.device().type == "cuda" else "cpu"
+            if not is_available(PROFILES[profile].data):
+                self.fell_back, profile = True, "smoke"
+        self.profile: Profile = PROFILES[profile]
+        self.seeds = list(range(seed, seed + (n_seeds or self.profile.seeds)))
+        self.store = Store(store or _default_folder("ULELIB_STORE", ".ulelib"))
+        self.results: dict[str, Result] = {}
+        self.generations: dict[str, dict[str, Any]] = {}
+
+    @functools.cached_property
+    def precision(self) -> str:
+        """ "float32" or "bfloat16", as the profile and the machine have it."""
+        wanted = self.profile.precision
+        return machine.fastest_precision() if wanted == "fastest" else wanted
+
+    @functools.cached_property
+    def train_set(self) -> ImageSet:
+        """The clean training images of the profile."""
+        whole = self._load("train")
+        count = self.profile.n_train
+        return whole if count is None else stratified_subset(whole, count, SUBSET_SEED)
+
+    @functools.cached_property
+    def test_set(self) -> ImageSet:
+        """The clean test images: all of them; they only measure."""
+        return self._load("test")
+
+    def perturbation(self, defender: str, seed: int | None = None) -> Perturbation:
+        """The noise of `defender` for the training images; made, or loaded from the store.
+
+        Raises:
+            ValueError: unknown defender.
+            NotConverged: see `bilevel.minimise_error`; the partial noise is kept in the store's
+                folder `partial`.
+        """
+        chosen, seed = self._defender(defender), self._seed(seed)
+        spec = self._generation_spec(chosen, seed)
+
+        def compute(folder: Path) -> None:
+            made = self._generate(chosen, seed)
+            made.save(folder / "delta.safetensors")
+            record = {"machine": machine.describe(), "rounds": made.rounds, "seconds": made.seconds}
+            (folder / "record.json").write_text(json.dumps(record))
+
+        def read(folder: Path) -> Perturbation:
+            record = json.loads((folder / "record.json").read_text())
+            self.generations[key_of(spec)] = {"defender": defender, "seed": seed, **record}
+            return Perturbation.load(folder / "delta.safetensors")
+
+        return self.store.get("perturbation", spec, compute, read)
+
+    def exploit(
+        self,
+        defender: str = CLEAN,
+        exploiter: str = "standard",
+        export: str = "exact",
+        seed: int | None = None,
+    ) -> Result:
+        """Train an exploiter on what `defender` publishes; or load what it reached.
+
+        Args:
+            defender: a key of `DEFENDERS`, or "clean".
+            exploiter: a key of `EXPLOITERS`.
+            export: "exact" or "as_released"; of no effect on clean images.
+            seed: of defender and exploiter; the lab's first if None.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if exploiter not in EXPLOITERS:
+            raise ValueError(f"exploiter {exploiter!r}; choose from {sorted(EXPLOITERS)}")
+        if export not in EXPORTS:
+            raise ValueError(f"export {export!r}; choose from {EXPORTS}")
+        seed = self._seed(seed)
+        clean = defender == CLEAN
+        export = "-" if clean else export
+        generation = (
+            None if clean else key_of(self._generation_spec(self._defender(defender), seed))
+        )
+        spec = TrainingSpec(
+            images=self.train_set.fingerprint,
+            test_images=self.test_set.fingerprint,
+            perturbation=generation,
+            export=export,
+            exploiter=exploiter,
+            recipe=dataclasses.asdict(self.profile.recipe),
+            model=self.profile.model,
+            model_options=self.profile.model_options,
+            precision=self.precision,
+            seed=seed,
+        )
+
+        def compute(folder: Path) -> None:
+            published = self.train_set
+            if not clean:
+                published = self.perturbation(defender, seed).apply(published, export)
+            training = exploit(
+                published,
+                self.test_set,
+                self._make_model,
+                self.profile.recipe,
+                exploiter=exploiter,
+                seed=seed,
+                precision=self.precision,
+            )
+            record = {"training": dataclasses.asdict(training), "machine": machine.describe()}
+            (folder / "record.json").write_text(json.dumps(record))
+
+        def read(folder: Path) -> Result:
+            record = json.loads((folder / "record.json").read_text())
+            training = Training(**record["training"])
+            return Result(
+                defender=defender,
+                exploiter=exploiter,
+                export=export,
+                seed=seed,
+                accuracy=training.accuracy,
+                curve=tuple(training.curve),
+                train_accuracy=training.train_accuracy,
+                seconds=training.seconds,
+                key=key_of(spec),
+                machine=record["machine"],
+            )
+
+        result = self.store.get("training", spec, compute, read)
+        self.results[result.key] = result
+        return result
+
+    def save(self, name: str) -> Path:
+        """Write `results/PROFILE/NAME.json`: specs, per-seed values, curves, machine, seconds.
+
+        `$ULELIB_RESULTS` names another folder than the project's `results`.
+        """
+        path = _default_folder("ULELIB_RESULTS", "results") / self.profile.name / f"{name}.json"
+        record = {
+            "name": name,
+            "profile": json.loads(canonical(self.profile)),
+            "precision": self.precision,
+            "seeds": self.seeds,
+            "images": {
+                "train": [self.train_set.name, len(self.train_set), self.train_set.fingerprint],
+                "test": [self.test_set.name, len(self.test_set), self.test_set.fingerprint],
+            },
+            "generations": self.generations,
+            "results": [dataclasses.asdict(result) for result in self.results.values()],
+            "commit": _commit(),
+            "machine": machine.describe(),
+        }
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        return path
+
+    def _load(self, split: str) -> ImageSet:
+        try:
+            return load(self.profile.data, split)
+        except DataUnavailable as error:
+            raise DataUnavailable(
+                f"profile {self.profile.name!r} needs {self.profile.data}: {error}"
+            ) from error
+
+    def _defender(self, name: str) -> Defender:
+        if name not in DEFENDERS:
+            raise ValueError(f"defender {name!r}; choose from {[CLEAN, *DEFENDERS]}")
+        return DEFENDERS[name]
+
+    def _seed(self, seed: int | None) -> int:
+        if seed is None:
+            return self.seeds[0]
+        _check_whole("seed", seed)
+        return seed
+
+    def _make_model(self) -> nn.Module:
+        classes = len(self.train_set.classes)
+        return build_model(self.profile.model, classes, **self.profile.model_options)
+
+    def _generation_spec(self, defender: Defender, seed: int) -> GenerationSpec:
+        described = {
+            item.name: getattr(value, "__name__", value)  # a view is named, not hashed
+            for item in dataclasses.fields(defender)
+            for value in (getattr(defender, item.name),)
+        }
+        return GenerationSpec(
+            images=self.train_set.fingerprint,
+            defender=described,
+            loop=dataclasses.asdict(self.profile.loop),
+            model=self.profile.model,
+            model_options=self.profile.model_options,
+            precision=self.precision,
+            seed=seed,
+        )
+
+    def _generate(self, defender: Defender, seed: int) -> Perturbation:
+        try:
+            return minimise_error(
+                self.train_set,
+                self._make_model,
+                defender.view,
+                defender.configure(self.profile.loop),
+                gray_delta=defender.gray_delta,
+                class_wise=defender.class_wise,
+                stop_view=defender.stop_view,
+                seed=seed,
+                precision=self.precision,
+                name=defender.name,
+            )
+        except NotConverged as error:
+            key = key_of(self._generation_spec(defender, seed))
+            path = self.store.folder / "partial" / f"{key}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            error.perturbation.save(path)
+            error.add_note(f"It is kept in the store too, as partial/{path.name}.")
+            raise
+
+
+def _check_whole(name: str, number: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ValueError(f"{name} is {number!r}: it must be a whole number, 0 or more")
+
+
+def _default_folder(variable: str, name: str) -> Path:
+    """`$variable`, else `name` in the project this package belongs to, else in the working folder.
+
+    A notebook's working folder differs between papermill and JupyterLab, so it is the last choice.
+    """
+    if variable in os.environ:
+        return Path(os.environ[variable])
+    project = Path(__file__).resolve().parent.parent
+    return (project if (project / "pyproject.toml").exists() else Path.cwd()) / name
+
+
+def _commit() -> str | None:
+    """The code's git commit, with "+" behind it where the working tree differs; None without git."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "."],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

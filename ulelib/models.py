@@ -1,0 +1,160 @@
+"""Models: the papers' CIFAR networks, narrow versions of them, and a fast one for two cores.
+
+Each takes `(B, 3, 32, 32)` float in [0, 1] (larger images too, but for the MLP) and returns logits
+`(B, classes)`. The released code does not normalise its inputs, and neither do the papers' networks
+here; `convnet` does, inside, so that epsilon keeps its unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import densenet, resnet, vgg
+
+# Channel means and standard deviations of CIFAR-10's training images, in [0, 1].
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+
+
+def resnet18(classes: int = 10, width: float = 1.0, blocks: int = 2) -> nn.Module:
+    """ResNet-18 for 32x32 images (`ResNet18` of the released code): 11,173,962 parameters.
+
+    torchvision's network with a 3x3 stem of stride 1 and no max-pooling.
+
+    Args:
+        width: factor on all channel numbers.
+        blocks: residual blocks in each of the four stages; 2 is ResNet-18, 1 is ResNet-10.
+    """
+    net = resnet.ResNet(resnet.BasicBlock, [blocks] * 4, num_classes=classes)
+    stem = _scaled(64, width)
+    net.inplanes = stem
+    net.conv1 = nn.Conv2d(3, stem, kernel_size=3, padding=1, bias=False)
+    net.bn1 = nn.BatchNorm2d(stem)
+    net.maxpool = nn.Identity()
+    for stage in range(4):
+        planes, stride = _scaled(64 * 2**stage, width), 1 if stage == 0 else 2
+        layer = net._make_layer(resnet.BasicBlock, planes, blocks, stride=stride)
+        setattr(net, f"layer{stage + 1}", layer)
+    net.fc = nn.Linear(_scaled(512, width), classes)
+    return net.apply(_torch_initialisation)
+
+
+def densenet121(classes: int = 10, width: float = 1.0) -> nn.Module:
+    """DenseNet-121 for 32x32 images (`DenseNet121` of the released code): 6,956,298 parameters.
+
+    torchvision's network (growth rate 32) with a 3x3 stem of stride 1, neither normalised nor
+    pooled. `width` is a factor on the growth rate and the stem.
+    """
+    growth = _scaled(32, width)
+    net = densenet.DenseNet(growth, (6, 12, 24, 16), 2 * growth, num_classes=classes)
+    net.features.conv0 = nn.Conv2d(3, 2 * growth, kernel_size=3, padding=1, bias=False)
+    for name in ("norm0", "relu0", "pool0"):
+        setattr(net.features, name, nn.Identity())
+    return net.apply(_torch_initialisation)
+
+
+def vgg11(classes: int = 10, width: float = 1.0) -> nn.Module:
+    """VGG-11 with batch norm for 32x32 images: 9,231,114 parameters.
+
+    torchvision's convolutions with a single linear layer behind them, as in the released code,
+    whose `VGG16()` returns this network.
+    """
+    plan: list[str | int] = [
+        layer if isinstance(layer, str) else _scaled(layer, width) for layer in vgg.cfgs["A"]
+    ]
+    features = vgg.make_layers(plan, batch_norm=True)
+    head = nn.Linear(_scaled(512, width), classes)
+    net = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    return net.apply(_torch_initialisation)
+
+
+def mlp(classes: int = 10, width: float = 1.0) -> nn.Module:
+    """The paper's multi-layer perceptron (section 6.1), 3072-256-128-10: 820,874 parameters.
+
+    As released it ends in a sigmoid, under a cross-entropy loss; the paper does not say so.
+    """
+    first, second = _scaled(256, width), _scaled(128, width)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(3 * 32 * 32, first),
+        nn.ReLU(),
+        nn.Linear(first, second),
+        nn.ReLU(),
+        nn.Linear(second, classes),
+        nn.Sigmoid(),
+    )
+
+
+class _ConvPoolConv(nn.Sequential):
+    """conv - max-pool - norm - relu - conv - norm - relu: halves height and width."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        )
+
+
+class ConvNet(nn.Module):
+    """A small convolutional network for two cores; not one of the papers'.
+
+    Normalised input, a 2x2 stem, three blocks (conv, pool, norm, conv, norm), a global maximum and
+    a linear layer: the shape of K. Jordan's airbench networks, which train fastest on CIFAR-10, at
+    a fraction of their width.
+    """
+
+    def __init__(
+        self, classes: int = 10, stem: int = 12, widths: tuple[int, int, int] = (32, 64, 128)
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(CIFAR_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(CIFAR_STD).view(1, 3, 1, 1))
+        self.stem = nn.Sequential(nn.Conv2d(3, stem, 2), nn.ReLU())
+        inputs = (stem, *widths[:-1])
+        self.blocks = nn.Sequential(*map(_ConvPoolConv, inputs, widths))
+        self.head = nn.Linear(widths[-1], classes, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images `(B, 3, H, W)` float in [0, 1] -> logits `(B, classes)`."""
+        normalised = (images - self.mean) / self.std
+        features = self.blocks(self.stem(normalised))  # (B, widths[-1], H / 8, W / 8)
+        # Maxima over many positions are large; a quarter keeps the first logits moderate.
+        return self.head(features.amax((2, 3))) / 4
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": resnet18,
+    "densenet121": densenet121,
+    "vgg11": vgg11,
+    "mlp": mlp,
+    "convnet": ConvNet,
+}
+
+
+def build_model(name: str, classes: int, **options: Any) -> nn.Module:
+    """An untrained model by name, `options` as its function takes them.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r}; choose from {sorted(MODELS)}")
+    return MODELS[name](classes, **options)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def _torch_initialisation(module: nn.Module) -> None:
+    """torch's own initial weights, which the released code uses, in place of torchvision's."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        module.reset_parameters()

@@ -1,0 +1,129 @@
+"""What every page of the book does: check its parameters, and say what it ran on.
+
+    lab = page.open_lab(profile, seed, n_seeds)      # second cell of a notebook
+    page.about(lab)                                  # on what data, profile, seeds and machine
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import Markdown
+
+from ulelib import machine
+from ulelib.lab import Lab
+
+
+def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
+    """The lab of a notebook, after its parameters have been checked.
+
+    Raises:
+        ValueError: papermill was given a parameter that the notebook does not have (papermill
+            itself only warns), or a value out of its range.
+    """
+    shell = get_ipython()
+    if shell is not None:
+        check_parameters(shell.user_ns.get("In", []))
+    return Lab(profile, seed, n_seeds)
+
+
+def check_parameters(cells: list[str]) -> None:
+    """Refuse injected parameters that the notebook does not know.
+
+    Args:
+        cells: the sources of the cells run so far. papermill puts its values in a cell of their own
+            behind the notebook's parameters, under the heading `# Parameters`.
+
+    Raises:
+        ValueError: names the unknown parameters and the known ones.
+    """
+    for number, cell in enumerate(cells):
+        if cell.lstrip().startswith("# Parameters\n"):
+            known = set().union(*map(_assigned, cells[:number]))
+            unknown = sorted(_assigned(cell) - known)
+            if unknown:
+                raise ValueError(
+                    f"unknown notebook parameter(s) {unknown}; this notebook has {sorted(known)}"
+                )
+
+
+def _assigned(source: str) -> set[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a cell with a shell command or a magic assigns no parameter
+        return set()
+    return {
+        name.id
+        for node in ast.walk(tree)
+        for name in (getattr(node, "targets", None) or [getattr(node, "target", None)])
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(name, ast.Name)
+    }
+
+
+def caption(lab: Lab) -> str:
+    """One line for every table and figure: data, profile, seeds."""
+    seeds = ", ".join(map(str, lab.seeds))
+    fell_back = "; CIFAR-10 was not at hand" if lab.fell_back else ""
+    return (
+        f"{len(lab.train_set):,} training and {len(lab.test_set):,} test images of "
+        f"{lab.train_set.name}, profile {lab.profile.name}, seed {seeds}{fell_back}"
+    )
+
+
+def about(lab: Lab) -> Markdown:
+    """The page's first output: on what data, profile, seeds and machine it ran."""
+    profile, where = lab.profile, machine.describe()
+    options = ", ".join(f"{key} {value}" for key, value in profile.model_options.items())
+    loop, recipe = profile.loop, profile.recipe
+    rows = {
+        "profile": f"`{profile.name}`",
+        "data": caption(lab).split(", profile")[0],
+        "network": f"{profile.model}{f' ({options})' if options else ''}, defender and exploiter",
+        "Algorithm 1": (
+            f"ε = {255 * loop.epsilon:.3g}/255, {loop.inner_steps} inner steps of "
+            f"{255 * loop.step:.3g}/255, {loop.outer_batches} training batches of "
+            f"{loop.outer_batch_size} a round, stop error {loop.stop_error:g}"
+        ),
+        "training": (
+            f"{recipe.epochs} epochs, batches of {recipe.batch_size}, SGD with peak rate "
+            f"{recipe.learning_rate:g} ({recipe.schedule}), label smoothing "
+            f"{recipe.label_smoothing:g}, crop and flip"
+            + (", image and mirror image at test" if recipe.flip_at_test else "")
+        ),
+        "seeds": ", ".join(map(str, lab.seeds)),
+        "machine": (
+            f"{where['device']}, {where['threads']} threads, {lab.precision}, "
+            f"torch {where['torch']}, Python {where['python']}"
+        ),
+    }
+    lines = [f"| {name} | {text} |" for name, text in rows.items()]
+    warning = ""
+    if lab.fell_back:
+        warning = (
+            "```{warning}\nCIFAR-10 is neither in `ULELIB_DATA` nor to be downloaded, so this page "
+            "ran in the `smoke` profile, on drawn shapes and a tiny network. Its numbers show that "
+            "the code works, not what the paper found.\n```\n\n"
+        )
+    elif profile.name == "smoke":
+        warning = (
+            "```{warning}\nThe `smoke` profile: drawn shapes and a tiny network. Its numbers show "
+            "that the code works, not what the paper found.\n```\n\n"
+        )
+    return Markdown(warning + "\n".join(["| | |", "|:--|:--|", *lines]))
+
+
+def spent(lab: Lab) -> Markdown:
+    """The page's last output: how long its stages took, whether today or when they were stored."""
+    generations = [float(record["seconds"]) for record in lab.generations.values()]
+    trainings = [result.seconds for result in lab.results.values()]
+    parts = [
+        f"{len(seconds)} {name} in {sum(seconds) / 60:.1f} minutes"
+        for name, seconds in (("perturbations", generations), ("trainings", trainings))
+        if seconds
+    ]
+    return Markdown(f"Computation behind this page: {' and '.join(parts) or 'none'}.")
+
+

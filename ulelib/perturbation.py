@@ -1,0 +1,197 @@
+"""Perturbations: what a defender adds to its images; how they are added, stored and measured."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ulelib.data import ImageSet
+
+EXPORTS = ("exact", "as_released")
+KINDS = ("sample_wise", "class_wise")
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbation:
+    """A defender's noise for one image set.
+
+    Attributes:
+        delta: float32 in [-epsilon, epsilon]: `(N, 3, H, W)`, one an image ("sample_wise"), or
+            `(C, 3, H, W)`, one a class ("class_wise"); `(., 1, H, W)` stands for the same value in
+            all three channels.
+        kind: "sample_wise" or "class_wise".
+        epsilon: the L-infinity radius, in units of the pixel range [0, 1].
+        defender: who made it.
+        fingerprint: `ImageSet.fingerprint` of the images it was made for.
+        rounds: the source model's error (a fraction) after each round of Algorithm 1.
+        seconds: how long it took to make.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    delta: torch.Tensor
+    kind: str
+    epsilon: float
+    defender: str
+    fingerprint: str
+    rounds: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"perturbation kind {self.kind!r}; choose from {KINDS}")
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon is {self.epsilon}: it must lie in (0, 1], e.g. 8 / 255")
+        if self.delta.dtype != torch.float32 or self.delta.ndim != 4:
+            raise ValueError(
+                f"delta is {self.delta.dtype} of shape {tuple(self.delta.shape)}; "
+                "expected float32 of shape (N, 3 or 1, H, W)"
+            )
+        if self.delta.shape[1] not in (1, 3):
+            raise ValueError(f"delta has {self.delta.shape[1]} channels; expected 3, or 1 for gray")
+        largest = self.delta.abs().max().item() if self.delta.numel() else 0.0
+        if not largest <= self.epsilon + 1e-6:  # `not <=` also catches NaN
+            raise ValueError(
+                f"delta reaches {255 * largest:.2f}/255, outside of epsilon = "
+                f"{255 * self.epsilon:.2f}/255"
+            )
+
+    def for_images(self, images: ImageSet) -> torch.Tensor:
+        """The noise of every image, `(N, 3, H, W)` float32.
+
+        Raises:
+            ValueError: made for other images, or of another shape.
+        """
+        if self.delta.shape[2:] != images.images.shape[2:]:
+            raise ValueError(
+                f"the perturbation is {tuple(self.delta.shape[2:])} pixels, the images of "
+                f"{images.name!r} are {tuple(images.images.shape[2:])}"
+            )
+        if self.kind == "class_wise":
+            if len(self.delta) != len(images.classes):
+                raise ValueError(
+                    f"the perturbation has {len(self.delta)} classes, "
+                    f"{images.name!r} has {len(images.classes)}"
+                )
+            return self.delta[images.labels].expand(images.images.shape)
+        if len(self.delta) != len(images):
+            raise ValueError(
+                f"the perturbation is for {len(self.delta)} images, "
+                f"{images.name!r} has {len(images)}"
+            )
+        if self.fingerprint != images.fingerprint:
+            raise ValueError(
+                f"the perturbation was made for other images (fingerprint {self.fingerprint}) than "
+                f"these of {images.name!r} (fingerprint {images.fingerprint}): a sample-wise "
+                "perturbation fits only the images, in the order, that it was made for"
+            )
+        return self.delta.expand(images.images.shape)
+
+    def apply(self, images: ImageSet, export: str = "exact") -> ImageSet:
+        """The protected images, uint8: what the owner publishes. See `apply_delta`."""
+        protected = apply_delta(images.images, self.for_images(images), self.epsilon, export)
+        return ImageSet(protected, images.labels, images.classes, f"{images.name}+{self.defender}")
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file: numbers and one JSON text, nothing that could run.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        meta = {
+            "kind": self.kind,
+            "epsilon": self.epsilon,
+            "defender": self.defender,
+            "fingerprint": self.fingerprint,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+        }
+        try:
+            save_file({"delta": self.delta.contiguous()}, path, {"ulelib": json.dumps(meta)})
+        except SafetensorError as error:  # its own class, also for a full disk
+            full = f"os error {errno.ENOSPC}" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Perturbation:
+        """Read what `save` wrote; also fit for a stranger's file, which can run no code.
+
+        Raises:
+            ValueError: not such a file, truncated, or values out of range.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = json.loads((file.metadata() or {})["ulelib"])
+                return cls(
+                    delta=file.get_tensor("delta"),
+                    kind=str(meta["kind"]),
+                    epsilon=float(meta["epsilon"]),
+                    defender=str(meta["defender"]),
+                    fingerprint=str(meta["fingerprint"]),
+                    rounds=tuple(float(error) for error in meta["rounds"]),
+                    seconds=float(meta["seconds"]),
+                )
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{Path(path).name} is not a perturbation written by ulelib, or it is damaged: "
+                f"{error}"
+            ) from error
+
+
+def apply_delta(
+    images: torch.Tensor, delta: torch.Tensor, epsilon: float, export: str = "exact"
+) -> torch.Tensor:
+    """Add noise to 8-bit images; the only place where anything is rounded or cast.
+
+    Args:
+        images: `(N, 3, H, W)` uint8.
+        delta: `(N, 3, H, W)` float32 in [-epsilon, epsilon], pixel range [0, 1].
+        epsilon: the bound that the 8-bit images keep too: |result - images| <= 255 * epsilon.
+        export: "exact" keeps both signs and rounds. "as_released" is what the published code does
+            (Unlearnable-Examples `dataset.py:385`, ULE-GrayAug `dataset.py:245`): negative noise
+            is set to zero before it is added, and the sum is truncated to uint8.
+
+    Returns:
+        `(N, 3, H, W)` uint8.
+
+    Raises:
+        ValueError: unknown export.
+    """
+    if export not in EXPORTS:
+        raise ValueError(f"export {export!r}; choose from {EXPORTS}")
+    levels = 255 * delta
+    if export == "as_released":
+        return (images + levels.clamp(0, 255)).clamp(0, 255).to(torch.uint8)
+    # Rounding must not step over a bound between two gray levels (epsilon = 5.6/255 allows 5).
+    most = math.floor(255 * epsilon + 1e-4)
+    return (images + levels.round().clamp(-most, most)).clamp(0, 255).to(torch.uint8)
+
+
+def energy_shares(delta: torch.Tensor) -> dict[str, float]:
+    """Where a perturbation's energy lies: a number for what the paper's Figures 1, 2, 9, 10 show.
+
+    Args:
+        delta: `(N, 3 or 1, H, W)` float32.
+
+    Returns:
+        shares of the total squared norm, each in [0, 1]: "luminance" (the projection on the gray
+        axis R = G = B) and "chroma" (orthogonal to it), which add up to 1; and "constant", the
+        part that does not vary over the image (each channel's mean), whatever its colour.
+        Independent noise would give 1/3, 2/3 and 1/(H W).
+    """
+    delta = delta.expand(-1, 3, -1, -1)
+    total = delta.square().sum(dtype=torch.float64)
+    luminance = delta.mean(1, keepdim=True).expand_as(delta).square().sum(dtype=torch.float64)
+    constant = delta.mean((2, 3), keepdim=True).expand_as(delta).square().sum(dtype=torch.float64)
+    if total == 0:
+        return {"luminance": 0.0, "chroma": 0.0, "constant": 0.0}
+    shares = {"luminance": luminance / total, "chroma": 1 - luminance / total}
+    return {name: float(share) for name, share in (shares | {"constant": constant / total}).items()}
