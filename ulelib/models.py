@@ -112,7 +112,7 @@ class ConvNet(nn.Module):
     """
 
     def __init__(
-        self, classes: int = 10, stem: int = 12, widths: tuple[int, int, int] = (32, 64, 128)
+        self, classes: int = 10, stem: int = 16, widths: tuple[int, int, int] = (32, 64, 128)
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(CIFAR_MEAN).view(1, 3, 1, 1))
