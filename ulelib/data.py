@@ -1,22 +1,28 @@
 """Image sets: whole, in memory, as uint8.
 
-    load("cifar10", "train")    CIFAR-10 and CIFAR-100: from $ULELIB_DATA, or downloaded by torchvision
-    load("shapes", "train")     an embedded colour data set, drawn by code
-    image_folder(path)          anybody's pictures, one folder a class
+`load("cifar10", "train")`: CIFAR-10 and CIFAR-100, from $ULELIB_DATA or downloaded by torchvision.
+`load("shapes", "train")`: an embedded colour data set, drawn by code.
+`image_folder(path)`: anybody's pictures, one folder a class.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import http.client
 import json
 import lzma
 import os
 import socket
+import struct
+import tarfile
 import tempfile
 import warnings
 import zipfile
+import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +38,28 @@ CIFAR10_CLASSES = (
 SHAPES_CLASSES = (
     "disc", "ring", "square", "frame", "triangle", "cross", "stripes", "checker", "dots", "ripples",
 )  # fmt: skip
+# Alphabetical, as in the official release.
+CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle",
+    "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle",
+    "caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch",
+    "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox",
+    "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+    "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom",
+    "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree",
+    "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road",
+    "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake",
+    "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone",
+    "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+    "willow_tree", "wolf", "woman", "worm",
+)  # fmt: skip
+CLASSES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 # Files looked for in $ULELIB_DATA, in this order. The mini set holds a fifth of CIFAR-100.
 FILES = {"cifar10": ("cifar10.npz",), "cifar100": ("cifar100.npz", "cifar100_mini.npz")}
 SPLITS = ("train", "test")
+# What a cut connection, a proxy's error page or a broken file can raise beside the usual errors.
+DOWNLOAD_ERRORS = (http.client.HTTPException, tarfile.TarError, zlib.error)
+NPZ_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, RuntimeError)
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -109,20 +134,23 @@ def load(name: str, split: str, download: bool = True) -> ImageSet:
     Raises:
         ValueError: an unknown name or split, or a damaged file.
         DataUnavailable: not on this machine and not to be downloaded.
+        OSError: the parsed form cannot be cached, for instance on a full disk.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; choose from {SPLITS}")
     if name == "shapes":
         return shapes(split)
-    if name not in FILES:
-        raise ValueError(f"data set {name!r}; choose from {['shapes', *FILES]}")
     source = _find(name, download)
-    images, labels = _cached(source, split)
-    return ImageSet(images, labels, _class_names(name), source.stem)
+    images, labels = _cached(source, split, len(CLASSES[name]))
+    return ImageSet(images, labels, CLASSES[name], source.stem)
 
 
 def is_available(name: str, download: bool = True) -> bool:
-    """Whether `load(name, ...)` would find its data; tries to download it if it may."""
+    """Whether `load(name, ...)` would find its data; tries to download it if it may.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if name == "shapes":
         return True
     try:
@@ -148,10 +176,10 @@ def stratified_subset(images: ImageSet, n: int, seed: int) -> ImageSet:
     quota = shares.floor().long()
     short = n - int(quota.sum())
     quota[(shares - quota).argsort(descending=True, stable=True)[:short]] += 1
-    chosen = [
-        (images.labels == label).nonzero()[:, 0][torch.randperm(int(count), generator=generator)][:q]
-        for label, (count, q) in enumerate(zip(counts.tolist(), quota.tolist(), strict=True))
-    ]
+    chosen = []
+    for label, share in enumerate(quota.tolist()):
+        members = (images.labels == label).nonzero()[:, 0]
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:share]])
     indices = torch.cat(chosen)
     return images.select(indices[torch.randperm(n, generator=generator)])
 
@@ -186,9 +214,16 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
 
     Args:
         split: "train" (4,000 images unless `n` is given) or "test" (1,000).
-        n: number of images.
+        n: number of images, at least 1.
+
+    Raises:
+        ValueError: an unknown split, or `n` below 1.
     """
-    count = n or (4000 if split == "train" else 1000)
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}; choose from {SPLITS}")
+    count = n if n is not None else {"train": 4000, "test": 1000}[split]
+    if count < 1:
+        raise ValueError(f"{count} images of shapes; at least 1 is needed")
     generator = torch.Generator().manual_seed(SPLITS.index(split))
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -229,7 +264,9 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
     luma = pairs @ torch.tensor([0.299, 0.587, 0.114])
     best = (luma[..., 0] - luma[..., 1]).abs().argmax(1)
     front, back = pairs[torch.arange(count), best].view(count, 2, 3, 1, 1).unbind(1)
-    pixels = mask * front + (1 - mask) * back + 0.05 * uniform(-1, 1, 3, 32, 32)
+    # Of that difference leave two fifths: on strong contrasts no noise of 8/255 would matter.
+    middle, half = (front + back) / 2, 0.2 * (front - back)
+    pixels = middle + (2 * mask - 1) * half + 0.05 * uniform(-1, 1, 3, 32, 32)
     images = (255 * pixels).round().clamp(0, 255).to(torch.uint8)
     return ImageSet(images, labels, SHAPES_CLASSES, "shapes")
 
@@ -238,54 +275,75 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
 
 
 def image_folder(path: str | Path, size: int = 32) -> ImageSet:
-    """Pictures in `path/CLASS/*.jpg` (or png, ...): RGB, shorter side `size`, centre-cropped.
+    """Pictures in `path/CLASS/*.jpg` (or png, ...): RGB, `(N, 3, size, size)`.
+
+    The pixels are those of torchvision's `Resize(size)` and `CenterCrop(size)`. Classes and files
+    are in alphabetical order; names that start with a dot are left out.
 
     Raises:
-        ValueError: no folder, no classes, or a picture that cannot be read (its name is said).
+        ValueError: no folder, no classes, a class without pictures, a size below 1, or a picture
+            that cannot be read or is too large to be one (its name is said).
     """
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
-    files = [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((root / name).iterdir())
-        if file.suffix.lower() in PICTURE_SUFFIXES
-    ]
+    if size < 1:
+        raise ValueError(f"size is {size}; images are at least 1 pixel wide")
+    folders = sorted(
+        entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not folders:
+        raise ValueError(f"{root} holds no classes: expected one folder of pictures for each")
+    members = [_pictures(folder) for folder in folders]
+    # Around the threads and not in them: Python's warning filters belong to the whole process.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # PIL decodes without the GIL
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        files = [file for member in members for file in member]
+        pixels = np.stack(list(pool.map(functools.partial(_picture, size=size), files)))
+    labels = torch.arange(len(folders)).repeat_interleave(torch.tensor([len(m) for m in members]))
+    return ImageSet(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        labels,
+        tuple(folder.name for folder in folders),
+        root.resolve().name,
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+    )
     if not files:
-        raise ValueError(
-            f"{root} holds no pictures: expected one folder a class, with "
-            f"{', '.join(sorted(PICTURE_SUFFIXES))} files in it"
-        )
-    with ThreadPoolExecutor() as pool:  # PIL decodes outside of Python's lock
-        pixels = list(pool.map(lambda item: _picture(item[0], size), files))
-    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.tensor([label for _, label in files]), classes, root.name)
+        suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise ValueError(f"the class {folder} holds no pictures ({suffixes}): remove it or fill it")
+    return files
 
 
 def _picture(file: Path, size: int) -> np.ndarray[Any, Any]:
+    """`(size, size, 3)` uint8."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
-                picture = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except Exception as error:  # a damaged file can raise anything in one of PIL's decoders
         raise ValueError(f"{file} cannot be read as a picture: {error}") from error
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
+    shorter = min(picture.size)
+    width, height = (int(size * side / shorter) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
-# --- CIFAR: found or downloaded, parsed once, memory-mapped from then on ---------------------------
+# --- CIFAR: found or downloaded, parsed once, memory-mapped from then on --------------------------
 
 
 def _find(name: str, download: bool) -> Path:
     """The npz file of a CIFAR set."""
+    if name not in FILES:
+        raise ValueError(f"data set {name!r}; choose from {['shapes', *FILES]}")
     folder = os.environ.get("ULELIB_DATA")
-    places = [Path(folder) / file for file in FILES[name]] if folder else []
+    places = [Path(folder).expanduser() / file for file in FILES[name]] if folder else []
     fetched = _cache_folder() / f"{name}.npz"
     for place in (*places, fetched):
         if place.is_file():
@@ -313,8 +371,10 @@ def _download(name: str, target: Path) -> str:
     socket.setdefaulttimeout(5)  # without a network: an answer in seconds
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {}
         with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            if target.is_file():  # another process fetched it while this one waited
+                return ""
+            arrays: dict[str, Any] = {}
             for split in SPLITS:
                 part = make(folder, train=split == "train", download=True)
                 arrays[f"x_{split}"] = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
@@ -322,78 +382,117 @@ def _download(name: str, target: Path) -> str:
             whole = Path(folder) / "whole.npz"
             np.savez(whole, **arrays)
             os.replace(whole, target)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, *DOWNLOAD_ERRORS) as error:
         return str(error) or type(error).__name__
     finally:
         socket.setdefaulttimeout(timeout)
     return ""
 
 
-def _cached(source: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """images `(N, 3, H, W)` uint8 and labels `(N,)` int64 of an npz file, memory-mapped."""
+def _cached(source: Path, split: str, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """images `(N, 3, 32, 32)` uint8 and labels `(N,)` int64 of an npz file, memory-mapped.
+
+    Pages are read when they are touched; a write goes to this process's own copy of the page.
+    """
     stat = source.stat()
     origin = json.dumps([str(source.resolve()), stat.st_size, stat.st_mtime_ns])
     folder = _cache_folder() / hashlib.sha256(origin.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
-    with FileLock(folder / ".lock"):
+    with _cache_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    try:
         try:
-            arrays = [np.load(file, mmap_mode="c", allow_pickle=False) for file in files]
-            _check(source, split, *arrays)
+            arrays = _mapped(files)
+            _check(source, split, n_classes, *arrays)
         except (OSError, ValueError, EOFError):  # not cached yet, or the cache is damaged
-            for file, array in zip(files, _parse(source, split), strict=True):
-                _save(file, array)
-            arrays = [np.load(file, mmap_mode="c", allow_pickle=False) for file in files]
+            parsed = _parse(source, split, n_classes)
+            with _cache_errors(folder):
+                for file, array in zip(files, parsed, strict=True):
+                    _save(file, array)
+                arrays = _mapped(files)
+    finally:
+        lock.release()
     images, labels = map(torch.from_numpy, arrays)
     return images, labels
 
 
-def _parse(source: Path, split: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _mapped(files: list[Path]) -> list[np.ndarray[Any, Any]]:
+    """Raises ValueError where a file is not exactly as long as its header says."""
+    arrays: list[np.ndarray[Any, Any]] = []
+    for file in files:
+        array = np.lib.format.open_memmap(file, mode="c")
+        if array.offset + array.nbytes != file.stat().st_size:
+            raise ValueError(f"{file} is not as long as its header says")
+        arrays.append(array)
+    return arrays
+
+
+def _parse(
+    source: Path, split: str, n_classes: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     try:
-        with np.load(source, allow_pickle=False) as file:
+        with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images, labels = file[f"x_{split}"], file[f"y_{split}"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, *NPZ_ERRORS) as error:
         raise ValueError(
             f"{source} cannot be read ({error or type(error).__name__}); expected an npz file with "
             f"x_{split} and y_{split}. Fetch it again."
         ) from error
-    _check(source, split, images, labels)
+    _check(source, split, n_classes, images, labels)
     return images, labels
 
 
 def _check(
-    source: Path, split: str, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+    source: Path,
+    split: str,
+    n_classes: int,
+    images: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
 ) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
+    if images.shape[1:] != (3, 32, 32) or not len(images) or images.dtype != np.uint8:
         raise ValueError(
             f"{source}: x_{split} is {images.dtype} of shape {images.shape}; expected uint8 of "
-            "shape (N, 3, H, W)"
+            "shape (N, 3, 32, 32)"
         )
     if labels.shape != images.shape[:1] or labels.dtype != np.int64:
         raise ValueError(
             f"{source}: y_{split} is {labels.dtype} of shape {labels.shape}; expected int64 of "
             f"shape ({len(images)},)"
         )
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(
+            f"{source}: y_{split} runs from {labels.min()} to {labels.max()}; expected labels in "
+            f"0..{n_classes - 1}"
+        )
 
 
 def _save(file: Path, array: np.ndarray[Any, Any]) -> None:
+    """Written under another name and then renamed: `file` is whole, or as it was."""
     handle, name = tempfile.mkstemp(dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             np.save(stream, array, allow_pickle=False)
         os.replace(name, file)
-    except BaseException as error:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.add_note("Set ULELIB_CACHE to a folder with some free space.")
         raise
 
 
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Say what to do where the cache cannot be written; numpy gives no errno on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        explained = OSError(
+            f"the parsed images cannot be kept in {folder} ({error}). The source is as it was: "
+            "free some space there, or set ULELIB_CACHE to a folder that has some"
+        )
+        explained.errno = error.errno
+        raise explained from error
+
+
 def _cache_folder() -> Path:
-    return Path(os.environ.get("ULELIB_CACHE", Path.home() / ".cache" / "ulelib"))
-
-
-def _class_names(name: str) -> tuple[str, ...]:
-    if name == "cifar10":
-        return CIFAR10_CLASSES
-    return tuple(f"class {label}" for label in range(100))
+    return Path(os.environ.get("ULELIB_CACHE") or "~/.cache/ulelib").expanduser()

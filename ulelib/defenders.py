@@ -1,9 +1,9 @@
 """The paper's four defenders (section 4): one loop, four views of the clean image.
 
-    ULEO             F'(x + delta)                  Huang et al., ICLR 2021
-    ULEO-Augs        F'(Aug(x) + delta)
-    ULEO-Grays       F'(Gray(x) + delta)            delta equal in all three channels
-    ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
+ULEO             F'(x + delta)                  Huang et al., ICLR 2021
+ULEO-Augs        F'(Aug(x) + delta)
+ULEO-Grays       F'(Gray(x) + delta)            delta equal in all three channels
+ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
 """
 
 from __future__ import annotations

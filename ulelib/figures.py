@@ -20,6 +20,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
@@ -133,10 +134,10 @@ def perturbation_grid(
         raise ValueError(f"images, delta, protected and labels have {numbers} entries")
     n = len(labels)
     figure, axes = plt.subplots(
-        n, 3, figsize=(4.4, 1.3 * n + 0.6), squeeze=False, layout="constrained"
+        n, 3, figsize=(4.4, 1.17 * n + (0.7 if title else 0.4)), squeeze=False, layout="constrained"
     )
     radius = f"$\\epsilon$ = {255 * epsilon:.3g}/255"
-    heads = ("original", f"perturbation ({radius})", "protected")
+    heads = ("original", f"perturbation\n({radius})", "protected")
     for row in range(n):
         shown = (
             _picture(images[row]),
@@ -169,8 +170,8 @@ def pipeline(
             before and after the round.
         epsilon: in units of the pixel range [0, 1].
     """
-    figure, axis = plt.subplots(figsize=(7.4, 4.0), layout="constrained")
-    axis.set(xlim=(-0.7, 14.1), ylim=(0.2, 8.2), aspect="equal")
+    figure, axis = plt.subplots(figsize=(7.4, 4.15), layout="constrained")
+    axis.set(xlim=(-0.7, 13.3), ylim=(0.3, 8.1), aspect="equal")
     axis.axis("off")
     original = np.asarray(image, dtype=np.float64) / 255
     added = np.clip(original + np.asarray(delta_before, dtype=np.float64), 0, 1)
@@ -185,17 +186,25 @@ def pipeline(
         box = (x, x + side, y - side / 2, y + side / 2)
         axis.imshow(picture, extent=box, interpolation="nearest", zorder=2)
         axis.text(x + side / 2, y - side / 2 - 0.15, name, ha="center", va="top", fontsize=9)
-    axis.set(xlim=(-0.7, 14.1), ylim=(0.2, 8.2))
+    axis.set(xlim=(-0.7, 13.3), ylim=(0.3, 8.1))
     outer, inner = _PALETTE[0], _PALETTE[3]
     _box(axis, 9.5, top, "train $F'$ on\n$M$ batches", outer)
     _box(axis, 9.5, low, "$F'$ is fixed:\nloss of $x + \\delta$", inner)
     axis.text(-0.6, 7.75, "Outer step: the model learns", color=outer, fontsize=10, weight="bold")
-    axis.text(-0.6, 3.55, "Inner step: the noise learns", color=inner, fontsize=10, weight="bold")
+    axis.text(
+        -0.6,
+        low,
+        "Inner step:\nthe noise learns",
+        color=inner,
+        fontsize=10,
+        weight="bold",
+        va="center",
+    )
     for x, sign in ((2.45, "+"), (5.45, "=")):
         axis.text(x, top, sign, ha="center", va="center", fontsize=15, color=_INK)
     _arrow(axis, (8.0, top), (9.4, top), outer)
     _arrow(axis, (11.2, top - 0.8), (11.2, low + 0.8), _INK, dashed=True)
-    axis.text(11.4, 4.1, "weights $\\theta_{i+1}$", ha="left", va="center", fontsize=9)
+    axis.text(11.5, 3.85, "weights $\\theta_{i+1}$", ha="left", va="center", fontsize=9)
     _arrow(axis, (9.4, low), (5.1, low), inner)
     axis.text(
         7.25, low + 0.15, "signed-gradient steps,", ha="center", va="bottom", fontsize=9, color=_INK
@@ -209,10 +218,10 @@ def pipeline(
         fontsize=9,
         color=_INK,
     )
-    _arrow(axis, (3.0 + side / 2, 3.1), (3.0 + side / 2, 4.6), _INK, dashed=True)
+    _arrow(axis, (3.0 + side / 2, 3.05), (3.0 + side / 2, 4.6), _INK, dashed=True)
     axis.text(
-        6.2,
-        4.1,
+        4.3,
+        3.85,
         "next round, until the error\nof $F'$ on $x + \\delta$ is below $\\lambda$",
         ha="left",
         va="center",
@@ -236,7 +245,11 @@ def energy_bars(
     bars = {**shares, "random noise": noise}
     names, y = [*bars], np.arange(len(bars))
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(7.2, 0.42 * len(bars) + 1.5), sharey=True, layout="constrained"
+        1,
+        2,
+        figsize=(7.2, 0.42 * len(bars) + 1.5),
+        sharey=True,
+        layout=ConstrainedLayoutEngine(wspace=0.06),
     )
     luminance = np.array([bar["luminance"] for bar in bars.values()])
     chroma = np.array([bar["chroma"] for bar in bars.values()])
@@ -296,7 +309,7 @@ def accuracy_bars(
         figsize=(max(3.4 * len(panels) + 0.6, 5.0), (0.3 + 0.22 * len(exports)) * len(names) + 1.5),
         sharey=True,
         squeeze=False,
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(wspace=0.06),
     )
     height = 0.8 / (len(exports) + 1)
     for axis, exploiter in zip(axes[0], panels, strict=True):
@@ -337,8 +350,11 @@ def accuracy_bars(
         for export, (colour, hatch) in _EXPORT_STYLE.items()
         if export in exports
     ]
+    if len({r.seed for r in found}) > 1:
+        handles.append(
+            Line2D([], [], marker="o", linestyle="", color=_INK, markersize=3, label="one seed")
+        )
     handles += [
-        Line2D([], [], marker="o", linestyle="", color=_INK, markersize=3, label="one seed"),
         Line2D(
             [],
             [],
@@ -379,7 +395,7 @@ def convergence(
     for label, style in _styles(rounds).items():
         series = np.maximum(np.asarray(rounds[label], dtype=np.float64), floor)
         x = np.arange(1, len(series) + 1)
-        axis.plot(x, series, label=label, markevery=max(1, math.ceil(len(x) / 15)), **style)
+        axis.plot(x, series, label=label, markevery=_marked(len(x)), clip_on=False, **style)
     axis.axhline(stop, color="0.4", linestyle="--", linewidth=1, label=f"stop error {stop:g}")
     axis.set(yscale="log", ylim=(floor, 1.15), xlabel="round", ylabel="error of the source model")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -396,22 +412,25 @@ def _curve_panels(
     published: Mapping[str, Mapping[str, float]] | None,
     size: tuple[float, float],
 ) -> Figure:
+    if not all(panels.values()):
+        raise ValueError("a panel has no curves to draw")
     figure, axes = plt.subplots(
         1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     styles = _styles(dict.fromkeys(label for curves in panels.values() for label in curves))
     for axis, (name, curves) in zip(axes[0], panels.items(), strict=True):
-        last = max((_draw_curve(axis, label, curves[label], styles[label]) for label in curves))
+        last = max(_draw_curve(axis, label, curves[label], styles[label]) for label in curves)
         axis.axhline(chance, color="0.4", linestyle=(0, (2, 2)), linewidth=1)
         prints = (published or {}).get(name, {})
         _draw_published(axis, {k: v for k, v in prints.items() if k in styles}, styles, last)
         axis.set(title=name, xlabel="epoch", ylim=(0, 100))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ticks = MaxNLocator(nbins=8, integer=True).tick_values(1, last)
+        axis.set_xticks([tick for tick in ticks if 1 <= tick <= last] if last > 1 else [1])
     axes[0, 0].set_ylabel("clean test accuracy (%)")
     handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     handles.append(Line2D([], [], color="0.4", linestyle=(0, (2, 2)), linewidth=1, label="chance"))
     if published:
-        hollow = {"markerfacecolor": "white", "linestyle": ""}
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": ""}
         handles.append(
             Line2D([], [], marker="o", color=_INK, label="published, last epoch", **hollow)
         )
@@ -433,7 +452,7 @@ def _draw_curve(
         raise ValueError(f"curves of {label!r}: {len(runs)} seeds with {sorted(epochs)} epochs")
     values = np.asarray(runs, dtype=np.float64)  # (seeds, epochs)
     x = np.arange(1, values.shape[1] + 1)
-    axis.plot(x, values.mean(0), markevery=max(1, math.ceil(len(x) / 10)), **style)
+    axis.plot(x, values.mean(0), markevery=_marked(len(x)), **style)
     if len(values) > 1:
         axis.fill_between(
             x, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0
@@ -447,6 +466,8 @@ def _draw_published(
     """Hollow markers right of the last epoch, in as many columns as keep them apart."""
     columns: list[list[float]] = []
     step = max(last - 1, 1) * 0.045
+    if prints:  # what stands right of the line is another study's, not another epoch
+        axis.axvline(last + step / 3, color="0.75", linewidth=0.8)
     for label, value in sorted(prints.items(), key=lambda item: item[1]):
         free = [i for i, column in enumerate(columns) if value - column[-1] > 5]
         if not free:
@@ -480,6 +501,11 @@ def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
             "marker": _MARKERS[place % len(_MARKERS)],
         }
     return styles
+
+
+def _marked(points: int) -> list[int]:
+    """The points of a line that get a marker: every so many, counted back from the last."""
+    return [*range(points - 1, -1, -max(1, math.ceil(points / 12)))]
 
 
 def _export(result: Measured) -> str:

@@ -1,8 +1,8 @@
 """The lab: what a notebook talks to. It runs a stage, or loads it from the store.
 
-    lab = Lab("auto", seed=0)
-    noise = lab.perturbation("ULEO-GrayAugs")
-    result = lab.exploit("ULEO-GrayAugs", exploiter="gray")
+lab = Lab("auto", seed=0)
+noise = lab.perturbation("ULEO-GrayAugs")
+result = lab.exploit("ULEO-GrayAugs", exploiter="gray")
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import functools
 import json
 import os
 import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from tqdm.auto import tqdm
 
 from ulelib import machine
 from ulelib.bilevel import NotConverged, minimise_error
@@ -249,6 +251,23 @@ class Lab:
         self.results[result.key] = result
         return result
 
+    def table(
+        self,
+        defenders: Sequence[str],
+        exploiters: Sequence[str] = tuple(EXPLOITERS),
+        exports: Sequence[str] = EXPORTS,
+    ) -> list[Result]:
+        """Every defender against every exploiter, with each export and seed; clean images once."""
+        cells = [
+            (defender, exploiter, export, seed)
+            for seed in self.seeds
+            for defender in defenders
+            for export in (exports if defender != CLEAN else exports[:1])
+            for exploiter in exploiters
+        ]
+        progress = tqdm(cells, desc="trainings", mininterval=1)
+        return [self.exploit(*cell) for cell in progress]
+
     def save(self, name: str) -> Path:
         """Write `results/PROFILE/NAME.json`: specs, per-seed values, curves, machine, seconds.
 
@@ -337,6 +356,42 @@ class Lab:
 def _check_whole(name: str, number: int) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         raise ValueError(f"{name} is {number!r}: it must be a whole number, 0 or more")
+
+
+def read_results(name: str, profile: str) -> tuple[list[Result], dict[str, Any]]:
+    """What `Lab.save` wrote: its results, and the whole record.
+
+    Raises:
+        FileNotFoundError: nothing was saved under that name in that profile; says what to run.
+    """
+    path = _default_folder("ULELIB_RESULTS", "results") / profile / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no record results/{profile}/{name}.json; make it with "
+            f"`make reproduce PROFILE={profile}`"
+        )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    results = [Result(**{**row, "curve": tuple(row["curve"])}) for row in record["results"]]
+    return results, record
+
+
+def curves(
+    results: Iterable[Result], exploiter: str, export: str | None = None
+) -> dict[str, list[tuple[float, ...]]]:
+    """Learning curves by defender, one a seed, as `ulelib.figures` takes them.
+
+    Args:
+        results: of `Lab.table` or `Lab.exploit`.
+        exploiter: whose curves.
+        export: only this one's (and the clean ones'); None takes all and names the export.
+    """
+    chosen: dict[str, list[tuple[float, ...]]] = {}
+    for result in results:
+        if result.exploiter == exploiter and (export is None or result.export in (export, "-")):
+            suffix = f" ({result.export.replace('_', ' ')})" if export is None else ""
+            label = result.defender + (suffix if result.export != "-" else "")
+            chosen.setdefault(label, []).append(result.curve)
+    return chosen
 
 
 def _default_folder(variable: str, name: str) -> Path:

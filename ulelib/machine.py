@@ -74,5 +74,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _cpu_name() -> str:
-    names = [ln.split(":")[1].strip() for ln in _cpuinfo().splitlines() if ln.startswith("model name")]
+    names = [
+        ln.split(":")[1].strip() for ln in _cpuinfo().splitlines() if ln.startswith("model name")
+    ]
     return names[0] if names else platform.processor() or "unknown processor"

@@ -115,6 +115,8 @@ class ConvNet(nn.Module):
         self, classes: int = 10, stem: int = 16, widths: tuple[int, int, int] = (32, 64, 128)
     ) -> None:
         super().__init__()
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(CIFAR_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(CIFAR_STD).view(1, 3, 1, 1))
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 2), nn.ReLU())

@@ -1,7 +1,7 @@
 """What every page of the book does: check its parameters, and say what it ran on.
 
-    lab = page.open_lab(profile, seed, n_seeds)      # second cell of a notebook
-    page.about(lab)                                  # on what data, profile, seeds and machine
+lab = page.open_lab(profile, seed, n_seeds)      # second cell of a notebook
+page.about(lab)                                  # on what data, profile, seeds and machine
 """
 
 from __future__ import annotations
@@ -115,6 +115,33 @@ def about(lab: Lab) -> Markdown:
     return Markdown(warning + "\n".join(["| | |", "|:--|:--|", *lines]))
 
 
+def terminal_table(frame: pd.DataFrame) -> str:
+    """A comparison as plain text, for a terminal: two header rows become one."""
+    flat = frame.copy()
+    flat.columns = [" ".join(filter(None, map(str, name))) for name in frame.columns]
+    return flat.to_string(index=False)
+
+
+def record_caption(record: dict[str, Any]) -> str:
+    """`caption`, of a record that `Lab.save` wrote."""
+    (train, n_train, _), (_, n_test, _) = record["images"]["train"], record["images"]["test"]
+    return (
+        f"{n_train:,} training and {n_test:,} test images of {train}, profile "
+        f"{record['profile']['name']}, seeds {', '.join(map(str, record['seeds']))}"
+    )
+
+
+def about_record(record: dict[str, Any]) -> Markdown:
+    """On what data, profile, seeds and machine a record was measured, and how long it took."""
+    where = record["machine"]
+    minutes = sum(row["seconds"] for row in (*record["generations"].values(), *record["results"]))
+    return Markdown(
+        f"Measured on {record_caption(record)}; on {where['device']}, {where['threads']} threads, "
+        f"{record['precision']}, torch {where['torch']}; {len(record['generations'])} "
+        f"perturbations and {len(record['results'])} trainings in {minutes / 60:.0f} minutes."
+    )
+
+
 def spent(lab: Lab) -> Markdown:
     """The page's last output: how long its stages took, whether today or when they were stored."""
     generations = [float(record["seconds"]) for record in lab.generations.values()]
@@ -125,5 +152,3 @@ def spent(lab: Lab) -> Markdown:
         if seconds
     ]
     return Markdown(f"Computation behind this page: {' and '.join(parts) or 'none'}.")
-
-

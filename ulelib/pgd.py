@@ -1,6 +1,6 @@
 """Signed-gradient steps on the input: one routine, minimising or maximising.
 
-The inner loop of Algorithm 1 minimises; an adversarial attack is the same loop with the sign turned.
+The inner loop of Algorithm 1 minimises; an adversarial attack is the same loop, sign turned.
 """
 
 from __future__ import annotations

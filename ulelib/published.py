@@ -48,6 +48,7 @@ from pandas.io.formats.style import Styler
 LABELS = ("reproduced", "protects more", "protects less", "reference", "no verdict")
 LEAST_TOLERANCE = 0.10  # share of the clean accuracy above chance
 ABSENT = "—"
+REFERENCE = "reference"
 _EXPORTS = ("-", "exact", "as_released")
 
 # Light tints that stay apart for colour-blind readers; the cell says the word as well.
@@ -222,7 +223,7 @@ def verdict(
     difference = ours - theirs
     # The margin keeps a difference of exactly the tolerance inside, whatever the last bit says.
     if reference:
-        label = "reference"
+        label = REFERENCE
     elif abs(difference) <= tolerance + 1e-9:
         label = "reproduced"
     else:
@@ -253,7 +254,8 @@ def comparison_table(
 
     Raises:
         ValueError: no result of the standard exploiter on clean images; the table prints
-            differences or several numbers for a cell; two results for the same cell and seed differ.
+            differences or several numbers for a cell; two results for the same
+            cell and seed differ.
     """
     cells = _cells(results)
     clean = cells.get(("clean", "-", "standard"))
@@ -300,6 +302,20 @@ def comparison_table(
     frame = pd.DataFrame(lines)
     frame.columns = pd.MultiIndex.from_tuples([*frame.columns])
     return frame
+
+
+def means(results: Iterable[Measured]) -> dict[tuple[str, str, str], float]:
+    """Mean accuracy over the seeds, percent, by (defender, export, exploiter)."""
+    return {cell: statistics.fmean(values) for cell, values in _cells(results).items()}
+
+
+def verdict_counts(frame: pd.DataFrame) -> str:
+    """How often each verdict stands in a comparison, e.g. "3 reproduced, 1 protects less"."""
+    columns = [name for name in frame.columns if _last(name) == "verdict"]
+    labels = [
+        label for name in columns for label in frame[name] if label not in (ABSENT, REFERENCE)
+    ]
+    return ", ".join(f"{labels.count(label)} {label}" for label in dict.fromkeys(labels))
 
 
 def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:

@@ -1,9 +1,9 @@
 """The store: what was computed once is found again, whatever was killed when.
 
 An artifact is a folder `KIND/KEY/` whose key is the hash of the frozen spec that made it. It holds
-one or more files and `artifact.json` with the spec and each file's SHA-256. Folders are filled under
-a temporary name and then renamed, so a key exists whole or not at all; a lock for each key lets two
-processes that want the same artifact compute it once.
+one or more files and `artifact.json` with the spec and each file's SHA-256. Folders are filled
+under a temporary name and then renamed, so a key exists whole or not at all; a lock for each key
+lets two processes that want the same artifact compute it once.
 """
 
 from __future__ import annotations

@@ -41,9 +41,7 @@ def gray(images: torch.Tensor, generator: torch.Generator | None = None) -> torc
     return luma_float[:, None].expand(images.shape)
 
 
-def crop_flip(
-    images: torch.Tensor, generator: torch.Generator, padding: int = 4
-) -> torch.Tensor:
+def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4) -> torch.Tensor:
     """Random crop from the zero-padded image and random horizontal flip, drawn for each image.
 
     The paper's `Aug(x)` (section 4.2) and the standard augmentation of its exploiters

@@ -1,0 +1,60 @@
+# make demo       one page in a minute or two on drawn images, then the book with it
+# make test       every check
+# make reproduce  every notebook into book/:  make reproduce PROFILE=cpu|paper [SEED=0] [N_SEEDS=2]
+# make lab        JupyterLab on the notebooks
+# make book       the committed pages as HTML, with nothing run
+# make lint       ruff and mypy
+# make lock       write requirements.lock from what .venv has
+# make clean      remove what was built, not the store (.ulelib) and not .venv
+#
+# Each target first makes the Python environment, .venv, if it is missing or older than the lock.
+
+PROFILE ?= cpu
+SEED ?= 0
+N_SEEDS ?=
+PYTEST_ARGS ?=
+
+# Relative, so that the project may lie in any folder, one with a space in its name too.
+STAMP := .venv/.ulelib-installed
+RUN := .venv/bin/python
+
+.PHONY: help setup demo test reproduce lab book lint lock clean
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml tools/find_python.sh
+	@echo "Making the Python environment (.venv); the first time, this downloads PyTorch."
+	@python=$$(sh tools/find_python.sh) && "$$python" -m venv .venv
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(RUN) tools/demo.py
+
+test: $(STAMP)
+	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+reproduce: $(STAMP)
+	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --seed $(SEED) \
+	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(NAMES)
+
+lab: $(STAMP)
+	$(RUN) -m jupyterlab
+
+book: $(STAMP)
+	.venv/bin/jupyter-book build book/
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+lock: $(STAMP)
+	$(RUN) tools/lock.py
+
+clean:
+	rm -rf _build book/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis ulelib.egg-info

@@ -1,0 +1,110 @@
+"""Small images and networks, and Python in a process of its own, for the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ulelib.data import ImageSet
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# A Lab whose smoke profile takes seconds; run before anything else in a test's own process.
+QUICK_LAB = """
+import dataclasses
+import torch
+torch.set_num_threads(1)
+from ulelib import lab as lab_module, profiles
+from ulelib.bilevel import BilevelConfig
+from ulelib.exploiters import Recipe
+quick = dataclasses.replace(
+    profiles.SMOKE,
+    n_train=100,
+    model_options={"stem": 4, "widths": (4, 6, 8)},
+    loop=BilevelConfig(
+        step=4 / 255, inner_steps=2, outer_batches=2, outer_batch_size=50, stop_error=0.99
+    ),
+    recipe=Recipe(epochs=2, batch_size=50, schedule="one_cycle"),
+)
+profiles.PROFILES["smoke"] = quick
+"""
+
+
+def random_images(
+    count: int = 24, size: int = 16, classes: int = 3, seed: int = 0, name: str = "noise"
+) -> ImageSet:
+    """Random pixels, `(count, 3, size, size)`; labels 0, 1, 2, 0, 1, ..."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % classes
+    return ImageSet(pixels, labels, tuple(f"class {i}" for i in range(classes)), name)
+
+
+def tiny_net(classes: int = 3) -> nn.Module:
+    """Some hundred parameters, with batch norm; smooth, so that no gradient is exactly zero."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1),
+        nn.BatchNorm2d(6),
+        nn.Tanh(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, classes),
+    )
+
+
+def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """`make()` with the initial weights of `seed`."""
+    torch.manual_seed(seed)
+    return make()
+
+
+def differing_share(first: torch.Tensor, second: torch.Tensor, tolerance: float = 1e-6) -> float:
+    """Share of entries further apart than `tolerance`.
+
+    Float32 sums in another order differ in their last digits, and where a gradient is next to zero
+    its sign then differs too: two right implementations agree in nearly all entries, not in all.
+    """
+    return ((first - second).abs() > tolerance).double().mean().item()
+
+
+def start_python(code: str, **environment: str | Path) -> subprocess.Popen[str]:
+    """`code` in a new Python process, with `environment` on top of this one's."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=os.environ | {key: str(value) for key, value in environment.items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_python(code: str, **environment: str | Path) -> str:
+    """What `code` prints, run to its end in a new process."""
+    process = start_python(code, **environment)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_at(marker: Path, process: subprocess.Popen[str]) -> None:
+    """Kill `process` (SIGKILL) as soon as it has written `marker`."""
+    deadline = time.monotonic() + 120
+    while not marker.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"{marker.name} was not reached: {process.communicate()[0]}")
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9

@@ -1,0 +1,158 @@
+"""The book: built from the committed pages with no warning, and readable in a browser offline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+WIDTH = 1280  # pixels of a laptop's window
+# Chromium's own traffic is off, and no name is known to it: a page that needs the network fails.
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    f"--window-size={WIDTH},900"
+).split()
+
+
+def pages() -> list[str]:
+    """Names of the book's pages, in the order of its table of contents."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built pages, built from a copy: nothing of an older build is used."""
+    folder = tmp_path_factory.mktemp("book")
+    source = folder / "book"
+    shutil.copytree(ROOT / "book", source, ignore=shutil.ignore_patterns("_build", ".*"))
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    build = subprocess.run(
+        [str(jupyter_book), "build", "-W", "-n", "--keep-going", str(source)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log = build.stdout
+    assert build.returncode == 0, log[-5000:]
+    assert "WARNING" not in log and "ERROR" not in log, log[-5000:]
+    return source / "_build" / "html"
+
+
+def test_configuration_of_the_book_is_the_one_at_the_root() -> None:
+    for name in ("_config.yml", "_toc.yml"):
+        assert (ROOT / "book" / name).resolve() == ROOT / name
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["execute"]["execute_notebooks"] == "off"
+
+
+def test_book_lists_every_notebook() -> None:
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks and notebooks <= set(pages())
+
+
+def test_book_builds_without_a_warning(html: Path) -> None:
+    assert (html / "index.html").is_file()
+    for name in pages():
+        assert (html / f"{name}.html").is_file()
+
+
+def test_no_page_loads_anything_from_the_network(html: Path) -> None:
+    for name in pages():
+        text = (html / f"{name}.html").read_text()
+        for tag in ('src="http', 'src="//', 'rel="stylesheet" href="http'):
+            assert tag not in text, f"{name} has {tag}"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    if not (CHROMIUM and DRIVER):
+        reason = "Chromium or ChromeDriver is not installed (Debian: chromium, chromium-driver)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+MEASURE = """
+const article = document.querySelector('article');
+const shown = element => element.getClientRects().length > 0
+    && getComputedStyle(element).visibility === 'visible';
+const folded = element => element.closest('details:not([open]), .toggle-hidden, .hide') !== null;
+const all = selector => Array.from(article.querySelectorAll(selector)).filter(e => !folded(e));
+return {
+    heading: article.querySelector('h1').innerText,
+    brokenImages: all('img').filter(e => !e.complete || e.naturalWidth === 0).map(e => e.outerHTML),
+    hiddenImages: all('img').filter(e => !shown(e)).length,
+    hiddenTables: all('table').filter(e => !shown(e) || e.rows.length === 0).length,
+    hiddenFormulas: all('math').filter(e => !shown(e)).length,
+    rawFormulas: article.innerText.match(/\\\\\\(|\\$\\$/g),
+    wider: document.documentElement.scrollWidth - window.innerWidth,
+};
+"""
+
+CONTRAST = """
+const rgb = colour => colour.match(/[\\d.]+/g).map(Number);
+const luminance = colour => {
+    const [r, g, b] = rgb(colour).slice(0, 3).map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const background = element => {
+    for (let e = element; e; e = e.parentElement) {
+        const colour = getComputedStyle(e).backgroundColor, parts = rgb(colour);
+        if (parts.length === 3 || parts[3] > 0.5) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+};
+document.documentElement.dataset.theme = arguments[0];
+document.documentElement.dataset.mode = arguments[0];
+const low = [];
+for (const e of document.querySelectorAll('article p, article td, article th, article math')) {
+    if (!e.getClientRects().length || !e.textContent.trim()) continue;
+    const pair = [luminance(getComputedStyle(e).color), luminance(background(e))].sort();
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < 4.5) low.push([ratio, e.textContent.slice(0, 60)]);
+}
+return low;
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", pages())
+def test_page_in_a_browser(browser: object, html: Path, name: str) -> None:
+    browser.get((html / f"{name}.html").as_uri())  # type: ignore[attr-defined]
+    seen = browser.execute_script(MEASURE)  # type: ignore[attr-defined]
+    assert seen["heading"]
+    assert seen["brokenImages"] == []
+    assert seen["hiddenImages"] == seen["hiddenTables"] == seen["hiddenFormulas"] == 0
+    assert not seen["rawFormulas"]
+    assert seen["wider"] <= 0, f"{seen['wider']} pixels wider than the window"
+    for theme in ("light", "dark"):
+        low = browser.execute_script(CONTRAST, theme)  # type: ignore[attr-defined]
+        assert low == [], f"hard to read in the {theme} theme"
+    log = browser.get_log("browser")  # type: ignore[attr-defined]
+    assert [entry for entry in log if entry["level"] == "SEVERE"] == []

@@ -1,0 +1,138 @@
+"""Networks: the published sizes, and torchvision's outputs where the architecture is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import densenet, resnet, vgg
+
+from helpers import seeded
+from ulelib import models
+
+
+def parameters_of(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18", 11_173_962),
+        ("densenet121", 6_956_298),
+        ("vgg11", 9_231_114),
+        ("mlp", 820_874),
+    ],
+)
+def test_sizes_are_those_of_the_released_networks(name: str, count: int) -> None:
+    assert parameters_of(models.build_model(name, 10)) == count
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+@pytest.mark.parametrize("classes", [3, 10])
+def test_logits_have_one_column_a_class(name: str, classes: int) -> None:
+    options = {} if name == "convnet" else {"width": 0.125}
+    model = models.build_model(name, classes, **options).eval()
+    with torch.no_grad():
+        logits = model(torch.rand(2, 3, 32, 32))
+    assert logits.shape == (2, classes) and logits.isfinite().all()
+
+
+def same_outputs(ours: nn.Module, theirs: nn.Module, images: torch.Tensor) -> bool:
+    """In eval mode, after a training pass that sets the running statistics."""
+    outputs = []
+    for model in (ours, theirs):
+        model.train()
+        with torch.no_grad():
+            model(images)
+            outputs.append(model.eval()(images))
+    return torch.allclose(outputs[0], outputs[1], atol=1e-5)
+
+
+def test_resnet18_is_torchvisions_with_another_stem() -> None:
+    ours, theirs = seeded(models.resnet18), resnet.resnet18(num_classes=10)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    theirs.maxpool = nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    assert same_outputs(ours, theirs, torch.rand(4, 3, 32, 32))
+
+
+def test_resnet18_with_torchvisions_stem_is_torchvisions() -> None:
+    ours, theirs = models.resnet18(), resnet.resnet18(num_classes=10)
+    ours.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+    ours.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+    ours.load_state_dict(theirs.state_dict())
+    assert same_outputs(ours, theirs, torch.rand(4, 3, 64, 64))
+
+
+def test_densenet121_with_torchvisions_stem_is_torchvisions() -> None:
+    ours, theirs = models.densenet121(), densenet.densenet121(num_classes=10)
+    for name in ("conv0", "norm0", "relu0", "pool0"):
+        setattr(ours.features, name, getattr(densenet.densenet121(num_classes=10).features, name))
+    ours.load_state_dict(theirs.state_dict())
+    assert same_outputs(ours, theirs, torch.rand(4, 3, 64, 64))
+
+
+def test_vgg11_has_torchvisions_features() -> None:
+    ours = models.vgg11()
+    assert isinstance(ours, nn.Sequential)
+    theirs = vgg.vgg11_bn().features
+    ours[0].load_state_dict(theirs.state_dict())
+    assert same_outputs(ours[0], theirs, torch.rand(4, 3, 32, 32))
+
+
+def test_mlp_is_three_layers_and_a_sigmoid() -> None:
+    model = models.mlp().eval()
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    x = torch.rand(5, 3, 32, 32)
+    hidden = linear[0](x.flatten(1)).relu()
+    expected = torch.sigmoid(linear[2](linear[1](hidden).relu()))
+    assert torch.allclose(model(x), expected)
+
+
+def test_convnet_normalises_inside() -> None:
+    """Its first convolution sees pixels of mean 0 and standard deviation 1."""
+    model = models.ConvNet()
+    seen: list[torch.Tensor] = []
+    model.stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (models.CIFAR_MEAN, models.CIFAR_STD))
+    model.eval()(mean.expand(2, 3, 32, 32))
+    model((mean + std).expand(2, 3, 32, 32))
+    assert torch.allclose(seen[0], torch.zeros(2, 3, 32, 32))
+    assert torch.allclose(seen[1], torch.ones(2, 3, 32, 32), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [models.resnet18, models.densenet121, models.vgg11, models.mlp])
+def test_width_scales_every_layer(make: Callable[..., nn.Module]) -> None:
+    quarter, whole = parameters_of(make(width=0.25)), parameters_of(make())
+    # Weights between layers shrink with the square; the MLP's first layer has fixed inputs.
+    assert whole / quarter == pytest.approx(4 if make is models.mlp else 16, rel=0.1)
+
+
+def test_resnet18_width_and_blocks() -> None:
+    model = models.resnet18(width=0.25, blocks=1)
+    layers = [model.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)]
+    assert [len(list(layer.children())) for layer in layers] == [1, 1, 1, 1]
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions[0].out_channels == 16
+    assert max(layer.out_channels for layer in convolutions) == 128
+    assert len([c for c in convolutions if c.kernel_size == (3, 3)]) == 1 + 2 * 4  # ResNet-10
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "vgg11"])
+def test_initial_weights_are_torchs_own(name: str) -> None:
+    """Uniform within 1 / sqrt(fan in), biases too: the released code sets none."""
+    model = models.build_model(name, 10, width=0.5)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            assert layer.weight.abs().max() <= bound + 1e-6
+            if layer.bias is not None and layer.bias.numel() > 3:
+                assert 0 < layer.bias.abs().max() <= bound + 1e-6
+
+
+def test_unknown_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model 'resnet50'; choose from .*'resnet18'"):
+        models.build_model("resnet50", 10)

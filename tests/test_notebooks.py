@@ -1,0 +1,160 @@
+"""Every notebook through papermill, in the smoke profile, as its reader would run it.
+
+The first run is the README's command, word for word, with nothing at hand: no data, no cache, no
+network. The others find its perturbations and results in the store.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import papermill
+import pytest
+
+from helpers import PROJECT
+
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+PAPERMILL = Path(sys.executable).parent / "papermill"
+HEADLINE = PROJECT / "notebooks" / "05_grayaug.ipynb"
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A machine without data, cache and network, and with a store and results of its own."""
+    folder = tmp_path_factory.mktemp("machine")
+    (folder / "cache").mkdir()
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "ftp_proxy"), "http://127.0.0.1:9")
+    return {
+        **{name: value for name, value in os.environ.items() if name != "ULELIB_DATA"},
+        **nowhere,
+        **{name.upper(): address for name, address in nowhere.items()},
+        "ULELIB_CACHE": str(folder / "cache"),
+        "ULELIB_STORE": str(folder / "store"),
+        "ULELIB_RESULTS": str(folder / "results"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def run_papermill(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """From the repository root, as the README says."""
+    return subprocess.run(
+        [PAPERMILL, *arguments],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def headline(environment: dict[str, str]) -> dict[str, Any]:
+    """The executed notebook that the README's command prints."""
+    run = run_papermill(environment, "notebooks/05_grayaug.ipynb", "-p", "seed", "3")
+    assert run.returncode == 0, run.stderr[-3000:]
+    executed: dict[str, Any] = json.loads(run.stdout)
+    return executed
+
+
+def outputs_of(executed: dict[str, Any]) -> list[dict[str, Any]]:
+    return [output for cell in executed["cells"] for output in cell.get("outputs", [])]
+
+
+def shown(executed: dict[str, Any]) -> str:
+    """All that a reader of the outputs sees as text."""
+    texts = [
+        output.get("text", output.get("data", {}).get(kind, ""))
+        for output in outputs_of(executed)
+        for kind in ("text/markdown", "text/html", "text/plain")
+    ]
+    return "\n".join("".join(text) for text in texts)
+
+
+@pytest.mark.slow
+def test_command_runs_with_nothing_at_hand_and_says_so(
+    headline: dict[str, Any], environment: dict[str, str]
+) -> None:
+    assert not [output for output in outputs_of(headline) if output["output_type"] == "error"]
+    text = shown(headline)
+    assert "CIFAR-10 is neither in `ULELIB_DATA` nor to be downloaded" in text
+    assert "`smoke` profile" in text and "seed 3" in text
+    assert any("image/png" in output.get("data", {}) for output in outputs_of(headline))
+    records = list(Path(environment["ULELIB_RESULTS"]).glob("smoke/*.json"))
+    assert records
+    for record in records:
+        assert json.loads(record.read_text())["seeds"] == [3]
+
+
+@pytest.mark.slow
+@each_notebook
+def test_notebook_runs_in_the_smoke_profile(
+    notebook: Path, headline: dict[str, Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    target = tmp_path / notebook.name
+    parameters = ["-p", "profile", "smoke"]
+    if "seed" in papermill.inspect_notebook(notebook):  # the intro page reads the records alone
+        parameters += ["-p", "seed", "3"]
+    run = run_papermill(environment, str(notebook), str(target), *parameters)
+    assert run.returncode == 0, run.stderr[-3000:]
+    executed = json.loads(target.read_text())
+    assert not [output for output in outputs_of(executed) if output["output_type"] == "error"]
+    code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code)
+    assert "smoke" in shown(executed)
+
+
+def test_unknown_parameter_fails_before_anything_is_computed(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """papermill itself only warns of it."""
+    store = tmp_path / "store"
+    run = run_papermill(
+        environment | {"ULELIB_STORE": str(store)},
+        str(HEADLINE),
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "sed",
+        "3",
+    )
+    assert run.returncode != 0
+    assert "unknown notebook parameter(s) ['sed']" in run.stderr
+    assert not list(store.rglob("*.*"))
+
+
+@each_notebook
+def test_notebook_checks_its_parameters(notebook: Path) -> None:
+    names = set(papermill.inspect_notebook(notebook))
+    cells = json.loads(notebook.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    tagged = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    for statement in ast.parse("".join(tagged[0]["source"])).body:
+        assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        ast.literal_eval(statement.value)  # papermill does not recompute what is derived
+    source = "\n".join("".join(cell["source"]) for cell in code)
+    if "open_lab(" in source:
+        assert {"profile", "seed", "n_seeds"} <= names
+    else:  # a page without computation checks its parameters itself
+        assert "profile" in names and "check_parameters(" in source
+
+
+@each_notebook
+def test_notebook_is_kept_without_outputs(notebook: Path) -> None:
+    for cell in json.loads(notebook.read_text())["cells"]:
+        assert not cell.get("outputs") and not cell.get("execution_count")
+
+
+def test_there_are_notebooks() -> None:
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "00_quickstart",
+        "02_uleo",
+        "03_grayscale_exploiter",
+        "05_grayaug",
+    }

@@ -1,0 +1,54 @@
+"""Parameters that papermill was given must be ones that the notebook has."""
+
+from __future__ import annotations
+
+import pytest
+
+from ulelib.page import check_parameters
+
+PARAMETERS = """
+profile = "auto"  # "smoke", "cpu" or "paper"
+seed: int = 0
+n_seeds = 1
+"""
+
+
+def injected(text: str) -> str:
+    """A cell as papermill writes it."""
+    return f"# Parameters\n{text}\n"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["", PARAMETERS],
+        ["", PARAMETERS, injected("seed = 3")],
+        ["", "import ulelib", PARAMETERS, injected('seed = 3\nprofile = "smoke"')],
+        ["", "%matplotlib inline", PARAMETERS, "!ls", injected("n_seeds = 2")],
+        ["", PARAMETERS, injected("seed = 3"), injected("seed = 4")],
+        ["", PARAMETERS, "# Parameters are above.\nunknown = 3"],
+        [],
+    ],
+)
+def test_known_parameters_pass(cells: list[str]) -> None:
+    check_parameters(cells)
+
+
+@pytest.mark.parametrize("text", ["sed = 3", "seed = 3\nsed = 4", "sed: int = 3"])
+def test_unknown_parameters_are_named_with_the_known_ones(text: str) -> None:
+    message = r"unknown notebook parameter\(s\) \['sed'\].*\['n_seeds', 'profile', 'seed'\]"
+    with pytest.raises(ValueError, match=message):
+        check_parameters(["", PARAMETERS, injected(text)])
+
+
+def test_a_parameter_set_only_after_the_injected_cell_is_unknown() -> None:
+    with pytest.raises(ValueError, match="epsilon"):
+        check_parameters(["", PARAMETERS, injected("epsilon = 1"), "epsilon = 8 / 255"])
+
+
+def test_every_value_papermill_writes_is_read() -> None:
+    values = 'name = "a"\nflag = True\nnothing = None\nnumbers = [1, 2]\nmap_ = {"a": -1.5}'
+    known = "name = flag = None\nnothing: object = 0\nnumbers = ()\nmap_ = {}"
+    check_parameters(["", known, injected(values)])
+    with pytest.raises(ValueError, match="'flag', 'map_', 'name', 'nothing', 'numbers'"):
+        check_parameters(["", "", injected(values)])

@@ -1,0 +1,275 @@
+"""Exact values of the two exports, the bound on 8-bit images, and strangers' files."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from helpers import random_images
+from ulelib.data import ImageSet
+from ulelib.perturbation import Perturbation, apply_delta, energy_shares
+
+
+def perturbation_for(images: ImageSet, epsilon: float = 8 / 255, channels: int = 3) -> Perturbation:
+    generator = torch.Generator().manual_seed(1)
+    height, width = images.images.shape[2:]
+    delta = torch.rand(len(images), channels, height, width, generator=generator) * 2 - 1
+    return Perturbation(
+        delta * epsilon, "sample_wise", epsilon, "ULEO", images.fingerprint, (0.5, 0.005), 1.5
+    )
+
+
+def pixel(*levels: int) -> torch.Tensor:
+    return torch.tensor(levels, dtype=torch.uint8).view(1, 3, 1, 1)
+
+
+def noise(*levels: float) -> torch.Tensor:
+    return torch.tensor(levels).view(1, 3, 1, 1) / 255
+
+
+@pytest.mark.parametrize(
+    ("before", "levels", "exact", "as_released"),
+    [
+        ((100, 100, 100), (3.0, -3.0, 0.0), (103, 97, 100), (103, 100, 100)),
+        ((100, 100, 100), (3.4, 3.6, -3.6), (103, 104, 96), (103, 103, 100)),
+        ((250, 5, 255), (8.0, -8.0, 0.4), (255, 0, 255), (255, 5, 255)),
+        ((0, 255, 7), (-8.0, 8.0, 7.9), (0, 255, 15), (0, 255, 14)),
+    ],
+)
+def test_exports_have_these_values(
+    before: tuple[int, ...],
+    levels: tuple[float, ...],
+    exact: tuple[int, ...],
+    as_released: tuple[int, ...],
+) -> None:
+    images, delta = pixel(*before), noise(*levels)
+    assert tuple(apply_delta(images, delta, 8 / 255).flatten().tolist()) == exact
+    released = apply_delta(images, delta, 8 / 255, "as_released")
+    assert tuple(released.flatten().tolist()) == as_released
+    assert images.dtype == released.dtype == torch.uint8
+
+
+def test_exact_does_not_round_across_a_bound_between_two_levels() -> None:
+    images = pixel(100, 100, 100)
+    shown = apply_delta(images, noise(5.6, -5.6, 5.4), 5.6 / 255)
+    assert shown.flatten().tolist() == [105, 95, 105]
+
+
+@pytest.mark.parametrize("level", range(1, 17))
+def test_a_full_epsilon_of_whole_levels_survives_both_exports(level: int) -> None:
+    images = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+    delta = torch.full((1, 3, 1, 1), level / 255)
+    for export in ("exact", "as_released"):
+        assert apply_delta(images, delta, level / 255, export).unique().tolist() == [level]
+
+
+def test_as_released_equals_the_released_arithmetic() -> None:
+    """FACTS H1 (noise scaled, clamped to [0, 255]) and H2 (sum clipped, cast to uint8)."""
+    images = random_images(20)
+    delta = perturbation_for(images).delta
+    data = images.images.permute(0, 2, 3, 1).numpy().astype(np.float32)
+    scaled = delta.mul(255).clamp_(0, 255).permute(0, 2, 3, 1).numpy()
+    expected = np.clip(data + scaled, 0, 255).astype(np.uint8)
+    shown = apply_delta(images.images, delta, 8 / 255, "as_released")
+    assert np.array_equal(shown.permute(0, 2, 3, 1).numpy(), expected)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    epsilon=st.floats(1e-3, 1) | st.integers(1, 255).map(lambda level: level / 255),
+    seed=st.integers(0, 2**31),
+    saturate=st.booleans(),
+    channels=st.sampled_from([1, 3]),
+    class_wise=st.booleans(),
+    export=st.sampled_from(["exact", "as_released"]),
+)
+def test_published_images_stay_within_epsilon(
+    epsilon: float, seed: int, saturate: bool, channels: int, class_wise: bool, export: str
+) -> None:
+    images = random_images(6, 4, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    rows = len(images.classes) if class_wise else len(images)
+    delta = torch.rand(rows, channels, 4, 4, generator=generator) * 2 - 1
+    delta = (delta.sign() if saturate else delta) * epsilon
+    kind = "class_wise" if class_wise else "sample_wise"
+    made = Perturbation(delta, kind, epsilon, "any", images.fingerprint)
+    shown = made.apply(images, export)
+    moved = shown.images.int() - images.images.int()
+    assert shown.images.dtype == torch.uint8
+    assert moved.abs().max() <= 255 * epsilon + 1e-3
+    if export == "as_released":
+        assert moved.min() >= 0
+    assert torch.equal(shown.labels, images.labels) and shown.classes == images.classes
+
+
+def test_one_channel_is_the_same_value_in_all_three() -> None:
+    images = random_images(5)
+    made = perturbation_for(images, channels=1)
+    full = made.for_images(images)
+    assert full.shape == images.images.shape
+    assert all(torch.equal(full[:, channel], made.delta[:, 0]) for channel in range(3))
+
+
+def test_class_wise_follows_the_labels_of_any_images() -> None:
+    images, others = random_images(6), random_images(9, seed=5)
+    delta = torch.stack([torch.full((3, 16, 16), value / 255) for value in (1.0, -2.0, 3.0)])
+    made = Perturbation(delta, "class_wise", 8 / 255, "class-wise", images.fingerprint)
+    for label, row in zip(others.labels, made.for_images(others), strict=True):
+        assert torch.equal(row, delta[label])
+
+
+def test_applying_to_other_images_is_refused() -> None:
+    images = random_images(6)
+    made = perturbation_for(images)
+    with pytest.raises(ValueError, match="made for other images"):
+        made.apply(random_images(6, seed=9))
+    with pytest.raises(ValueError, match="made for other images"):
+        made.apply(images.select(torch.arange(5, -1, -1)))
+    with pytest.raises(ValueError, match="is for 6 images"):
+        made.apply(random_images(7))
+    with pytest.raises(ValueError, match="pixels"):
+        made.apply(random_images(6, size=8))
+    class_wise = Perturbation(made.delta[:2], "class_wise", 8 / 255, "any", "")
+    with pytest.raises(ValueError, match="2 classes"):
+        class_wise.apply(images)
+    with pytest.raises(ValueError, match="export 'png'; choose from"):
+        made.apply(images, "png")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon is 0.0"),
+        ({"epsilon": 8.0}, "epsilon is 8.0"),
+        ({"epsilon": float("nan")}, "epsilon is nan"),
+        ({"epsilon": 1 / 255}, "outside of epsilon"),
+        ({"kind": "wise"}, "choose from"),
+        ({"delta": torch.full((6, 3, 16, 16), torch.nan)}, "delta reaches nan"),
+        ({"delta": torch.zeros(6, 3, 16, 16, dtype=torch.float64)}, "expected float32"),
+        ({"delta": torch.zeros(3, 16, 16)}, "expected float32 of shape"),
+        ({"delta": torch.zeros(6, 2, 16, 16)}, "2 channels"),
+    ],
+)
+def test_values_out_of_range_are_refused(changed: dict[str, object], message: str) -> None:
+    made = perturbation_for(random_images(6))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(made, **changed)  # type: ignore[arg-type]
+
+
+def test_save_and_load_keep_everything(tmp_path: Path) -> None:
+    made = perturbation_for(random_images(6))
+    made.save(tmp_path / "delta.safetensors")
+    again = Perturbation.load(tmp_path / "delta.safetensors")
+    assert torch.equal(again.delta, made.delta)
+    for name in ("kind", "epsilon", "defender", "fingerprint", "rounds", "seconds"):
+        assert getattr(again, name) == getattr(made, name)
+
+
+class _WritesAFile:
+    """Unpickled, it would write a file: what a hostile "perturbation" would do, and worse."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (f"open({str(self.target)!r}, 'w').close()",)
+
+
+def test_strangers_files_are_refused_and_run_nothing(tmp_path: Path) -> None:
+    made = perturbation_for(random_images(6))
+    path, touched = tmp_path / "good.safetensors", tmp_path / "touched"
+    made.save(path)
+    whole = path.read_bytes()
+    torch.save({"delta": _WritesAFile(touched)}, tmp_path / "torch.pt")
+    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+        archive.writestr("delta", b"\0" * 100)
+    files = {
+        "pickle": pickle.dumps(_WritesAFile(touched)),
+        "torch": (tmp_path / "torch.pt").read_bytes(),
+        "zip": (tmp_path / "zip").read_bytes(),
+        "empty": b"",
+        "text": b"no tensors here",
+        "half": whole[: len(whole) // 2],
+        "nearly whole": whole[:-1],
+        "header alone": whole[:100],
+    }
+    for name, content in files.items():
+        stranger = tmp_path / f"{name}.safetensors"
+        stranger.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.safetensors is not a perturbation"):
+            Perturbation.load(stranger)
+    with pytest.raises(ValueError, match="is not a perturbation"):
+        Perturbation.load(tmp_path / "there is none")
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        None,
+        {"ulelib": "no JSON"},
+        {"ulelib": "[]"},
+        {"ulelib": '{"kind": "sample_wise"}'},
+        {
+            "ulelib": '{"kind": "sample_wise", "epsilon": 1e-9, "defender": "", "fingerprint": "",'
+            ' "rounds": [], "seconds": 0}'
+        },
+    ],
+)
+def test_safetensors_with_other_metadata_are_refused(
+    tmp_path: Path, meta: dict[str, str] | None
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"delta": torch.ones(2, 3, 4, 4)}, path, meta)
+    with pytest.raises(ValueError, match="is not a perturbation"):
+        Perturbation.load(path)
+
+
+def test_saving_onto_a_full_disk_is_an_oserror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has its own class for it, which the store would not know."""
+    from safetensors import SafetensorError
+
+    def full(*arguments: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("ulelib.perturbation.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        perturbation_for(random_images(6)).save(tmp_path / "delta.safetensors")
+    assert caught.value.errno == 28
+
+
+def test_energy_shares_of_constructed_deltas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gray = torch.randn(8, 1, 16, 16, generator=generator)
+    varying = gray - gray.mean((2, 3), keepdim=True)
+    flat = torch.randn(8, 3, 1, 1, generator=generator).expand(-1, -1, 16, 16)
+    colour = torch.randn(8, 3, 16, 16, generator=generator)
+    chroma = colour - colour.mean(1, keepdim=True)
+    assert energy_shares(gray)["luminance"] == pytest.approx(1)
+    assert energy_shares(gray)["chroma"] == pytest.approx(0, abs=1e-6)
+    assert energy_shares(varying)["constant"] == pytest.approx(0, abs=1e-6)
+    assert energy_shares(flat)["constant"] == pytest.approx(1)
+    assert energy_shares(chroma)["chroma"] == pytest.approx(1)
+    red = torch.zeros(1, 3, 2, 2)
+    red[:, 0] = 1  # one primary: a third luminance, two thirds chroma
+    assert energy_shares(red) == pytest.approx({"luminance": 1 / 3, "chroma": 2 / 3, "constant": 1})
+    assert energy_shares(torch.zeros(2, 3, 4, 4)) == {"luminance": 0, "chroma": 0, "constant": 0}
+
+
+def test_energy_shares_of_independent_noise() -> None:
+    delta = torch.randn(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    shares = energy_shares(delta)
+    assert shares["luminance"] == pytest.approx(1 / 3, abs=0.01)
+    assert shares["chroma"] == pytest.approx(2 / 3, abs=0.01)
+    assert shares["constant"] == pytest.approx(1 / 64, abs=0.005)

@@ -1,0 +1,150 @@
+"""Signed-gradient steps against a plainly written loop, image by image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from helpers import differing_share, random_images, seeded, tiny_net
+from ulelib import views
+from ulelib.pgd import project, signed_gradient_steps
+
+EPSILON, STEP = 8 / 255, 3 / 255
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return seeded(tiny_net).eval().requires_grad_(False)
+
+
+def plain_steps(
+    model: nn.Module,
+    images: torch.Tensor,
+    delta: torch.Tensor,
+    labels: torch.Tensor,
+    steps: int,
+    direction: int = -1,
+) -> torch.Tensor:
+    """One image at a time; gradient of the image, its channels summed where delta has but one."""
+    results = []
+    for image, noise, label in zip(images, delta, labels, strict=True):
+        for _ in range(steps):
+            x = (image + noise).clone().requires_grad_()
+            F.cross_entropy(model(x[None]), label[None]).backward()
+            assert x.grad is not None
+            gradient = x.grad if len(noise) == 3 else x.grad.sum(0, keepdim=True)
+            noise = noise + direction * STEP * gradient.sign()
+            noise = noise.clamp(-EPSILON, EPSILON)
+            shown = (image + noise).clamp(0, 1)
+            noise = (shown - image)[: len(noise)]
+        results.append(noise)
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_steps_equal_the_plain_loop(
+    model: nn.Module, steps: int, channels: int, direction: int
+) -> None:
+    images = random_images(12)
+    x = images.images.float() / 255
+    if channels == 1:
+        x = views.gray(x)
+    start = (torch.rand(12, channels, 16, 16) * 2 - 1) * EPSILON
+    moved = signed_gradient_steps(
+        model,
+        x,
+        start,
+        images.labels,
+        epsilon=EPSILON,
+        step=STEP,
+        steps=steps,
+        direction=direction,
+    )
+    expected = plain_steps(model, x, start, images.labels, steps, direction)
+    assert moved.shape == start.shape and not moved.requires_grad
+    assert differing_share(moved, start) > 0.99
+    assert differing_share(moved, expected) <= 0.005
+
+
+def test_one_step_on_a_linear_model_is_exact() -> None:
+    """Logits (w x, 0): the loss of label 0 falls along sign(w), where delta has room."""
+    weights = torch.tensor([1.0, -2.0, 0.0])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False))
+    model[1].weight = nn.Parameter(torch.stack([weights, torch.zeros(3)]), requires_grad=False)
+    images = torch.tensor([0.5, 0.5, 0.5]).view(1, 3, 1, 1)
+    zero = torch.zeros(1, 3, 1, 1)
+    label = torch.tensor([0])
+
+    def step_of(images: torch.Tensor, step: float, direction: int = -1) -> list[float]:
+        moved = signed_gradient_steps(
+            model, images, zero, label, epsilon=0.1, step=step, steps=1, direction=direction
+        )
+        return moved.flatten().tolist()
+
+    assert step_of(images, 0.05) == pytest.approx([0.05, -0.05, 0.0])
+    assert step_of(images, 0.05, direction=1) == pytest.approx([-0.05, 0.05, 0.0])
+    assert step_of(images, 0.2) == pytest.approx([0.1, -0.1, 0.0])  # epsilon
+    at_the_edge = torch.tensor([0.98, 0.01, 0.5]).view(1, 3, 1, 1)
+    assert step_of(at_the_edge, 0.05) == pytest.approx([0.02, -0.01, 0.0])  # [0, 1]
+
+
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_direction_lowers_or_raises_the_loss(direction: int) -> None:
+    model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)))
+    images = random_images(30)
+    x = images.images.float() / 255
+    moved = signed_gradient_steps(
+        model,
+        x,
+        torch.zeros_like(x),
+        images.labels,
+        epsilon=EPSILON,
+        step=STEP,
+        steps=5,
+        direction=direction,
+    )
+    before = F.cross_entropy(model(x), images.labels)
+    after = F.cross_entropy(model(x + moved), images.labels)
+    assert direction * (after - before) > 0.1
+
+
+def test_arguments_and_model_are_left_as_they_were(model: nn.Module) -> None:
+    images = random_images(6)
+    x, start = images.images.float() / 255, torch.full((6, 3, 16, 16), 0.01)
+    kept = x.clone(), start.clone(), {k: v.clone() for k, v in model.state_dict().items()}
+    signed_gradient_steps(model, x, start, images.labels, epsilon=EPSILON, step=STEP, steps=3)
+    assert torch.equal(x, kept[0]) and torch.equal(start, kept[1])
+    assert not start.requires_grad
+    assert all(torch.equal(value, kept[2][key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    epsilon=st.floats(1e-4, 1),
+    scale=st.floats(0, 3),
+    channels=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**31),
+)
+def test_projected_delta_keeps_both_bounds(
+    epsilon: float, scale: float, channels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(4, 3, 5, 5, generator=generator).mul(1.2).sub(0.1).clamp(0, 1)
+    if channels == 1:
+        images = views.gray(images)
+    delta = torch.randn(4, channels, 5, 5, generator=generator) * scale
+    projected = project(delta, images, epsilon)
+    assert projected.shape == delta.shape
+    assert projected.abs().max() <= torch.tensor(epsilon)
+    assert (images + projected).min() >= 0 and (images + projected).max() <= 1
+    assert torch.equal(project(projected, images, epsilon), projected)  # a projection
+    inside = (delta.abs() <= epsilon) & ((images + delta)[:, :channels] >= 0)
+    inside &= (images + delta)[:, :channels] <= 1
+    assert torch.allclose(projected[inside], delta[inside], atol=1e-6)

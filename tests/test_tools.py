@@ -1,0 +1,93 @@
+"""The tools that run the notebooks and write the demo and the lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\r100%|######| 2/2 [00:00, 9.00it/s]\n"
+
+
+def tool(name: str) -> ModuleType:
+    """`tools/NAME.py` as a module; `tools` is no package."""
+    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_clean_drops_what_belongs_to_one_run() -> None:
+    new = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell(
+        "1",
+        metadata={"papermill": {"duration": 1}, "tags": ["injected-parameters"]},
+        outputs=[
+            new("stream", name="stderr", text=BAR),
+            new("stream", name="stderr", text="a warning\n"),
+            new("stream", name="stdout", text=f"saved {ROOT}/results/x.json\n"),
+            new("display_data", data={"text/plain": "1", "image/png": "iVBO"}),
+        ],
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}})
+    cleaned = tool("run_notebooks").clean(notebook)
+    assert cleaned.metadata == {}
+    assert cleaned.cells[0].metadata == {"tags": ["injected-parameters", "hide-input"]}
+    warning, saved, shown = cleaned.cells[0].outputs
+    assert warning.text == "a warning\n"
+    assert saved.text == "saved ./results/x.json\n"
+    assert shown.data == {"text/plain": "1", "image/png": "iVBO"}
+
+
+def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = tool("run_notebooks")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for name, source in (("a_fails", "1 / 0"), ("b_runs", "print(seed)")):
+        cells = [nbformat.v4.new_code_cell("seed = 0"), nbformat.v4.new_code_cell(source)]
+        cells[0].metadata["tags"] = ["parameters"]
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "a_fails.ipynb").write_text("the old page")
+    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(runner, "FAILED", tmp_path / "failed")
+    monkeypatch.setattr(
+        sys, "argv", ["run", "--profile", "smoke", "--seed", "3", "--into", str(pages)]
+    )
+    assert runner.main() == 1
+    assert "1 of 2 notebooks failed: a_fails" in capsys.readouterr().out
+    assert (pages / "a_fails.ipynb").read_text() == "the old page"
+    assert "ZeroDivisionError" in (tmp_path / "failed" / "a_fails.ipynb").read_text()
+    page = nbformat.read(pages / "b_runs.ipynb", as_version=4)
+    assert page.cells[-1].outputs[0].text == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["06_nothing"], "choose from"),
+        (["--profile", "gpu"], "invalid choice"),
+        (["--seed", "-1"], "-1"),
+    ],
+)
+def test_runner_refuses_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_lock_marks_what_exists_on_linux_only() -> None:
+    text = tool("lock").render({"triton": "3.8.0", "numpy": "2.4.6"})
+    linux = 'platform_system == "Linux" and platform_machine == "x86_64"'
+    assert text.splitlines()[1:] == ["numpy==2.4.6", f"triton==3.8.0; {linux}"]

@@ -1,0 +1,115 @@
+"""Views against PIL and against a plainly written crop, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from helpers import random_images
+from ulelib import views
+
+ALL_VIEWS = [views.identity, views.crop_flip, views.gray, views.gray_crop_flip]
+
+
+def test_gray_of_uint8_equals_pil() -> None:
+    pixels = random_images(50, 32).images
+    gray = views.gray(pixels)
+    for image, expected in zip(gray, pixels, strict=True):
+        luma = np.asarray(Image.fromarray(expected.permute(1, 2, 0).numpy()).convert("L"))
+        assert all(np.array_equal(channel.numpy(), luma) for channel in image)
+
+
+def test_gray_of_uint8_equals_pil_at_the_corners_of_the_cube() -> None:
+    levels = torch.tensor([0, 1, 127, 128, 254, 255], dtype=torch.uint8)
+    pixels = torch.cartesian_prod(levels, levels, levels)[:, :, None, None]  # (216, 3, 1, 1)
+    for image, gray in zip(pixels, views.gray(pixels), strict=True):
+        luma = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
+        assert gray.flatten().tolist() == [luma.item()] * 3
+
+
+def test_gray_of_float_is_itu_luma_unrounded() -> None:
+    primaries = torch.eye(3)[:, :, None, None]
+    assert views.gray(primaries)[:, 0].flatten().tolist() == pytest.approx([0.299, 0.587, 0.114])
+    white = views.gray(torch.ones(1, 3, 2, 2))
+    assert torch.equal(white, torch.ones(1, 3, 2, 2))
+
+
+def plain_crop_flip(images: torch.Tensor, seed: int, padding: int) -> torch.Tensor:
+    """One image after the other: pad with zeros, cut out, mirror."""
+    count, channels, height, width = images.shape
+    shifts = 2 * padding + 1
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2 * shifts * shifts, (count,), generator=generator).tolist()
+    results = []
+    for image, code in zip(images.numpy(), codes, strict=True):
+        canvas = np.zeros((channels, height + 2 * padding, width + 2 * padding), image.dtype)
+        canvas[:, padding : padding + height, padding : padding + width] = image
+        top, left, flip = code // 2 // shifts, code // 2 % shifts, code % 2
+        crop = canvas[:, top : top + height, left : left + width]
+        results.append(crop[:, :, ::-1] if flip else crop)
+    return torch.from_numpy(np.stack(results))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_crop_flip_equals_the_plain_one(
+    padding: int, dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    images = random_images(60, 12).images.to(dtype).contiguous(memory_format=memory_format)
+    before = images.clone()
+    seen = views.crop_flip(images, torch.Generator().manual_seed(7), padding)
+    assert torch.equal(seen, plain_crop_flip(images, 7, padding))
+    assert seen.dtype == dtype
+    assert seen.is_contiguous(memory_format=memory_format)
+    assert torch.equal(images, before)
+
+
+def test_crop_flip_moves_each_image_its_own_way() -> None:
+    image = random_images(1, 12).images + 1  # hardly any zero
+    seen = views.crop_flip(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    assert len(seen.flatten(1).unique(dim=0)) > 100  # of 162 places and mirrorings
+    again = views.crop_flip(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    assert torch.equal(seen, again)
+
+
+def test_crop_flip_draws_every_place_and_both_sides_equally() -> None:
+    ramp = torch.arange(1.0, 10.0).view(1, 1, 3, 3).expand(20_000, 3, 3, 3)
+    seen = views.crop_flip(ramp, torch.Generator().manual_seed(0), padding=1)[:, 0].flatten(1)
+    kinds, counts = seen.unique(dim=0, return_counts=True)
+    assert len(kinds) == 18  # 9 places, 2 sides
+    assert counts.min() > 0.85 * 20_000 / 18 and counts.max() < 1.15 * 20_000 / 18
+
+
+def test_gray_crop_flip_is_gray_of_the_crop() -> None:
+    images = random_images(20).images.float() / 255
+    seen = views.gray_crop_flip(images, torch.Generator().manual_seed(3))
+    cropped = views.crop_flip(images, torch.Generator().manual_seed(3))
+    assert torch.equal(seen, views.gray(cropped))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    view=st.sampled_from(ALL_VIEWS),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    as_float=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_every_view_keeps_shape_dtype_and_range(
+    view: Callable[..., torch.Tensor], shape: tuple[int, int, int], as_float: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    count, height, width = shape
+    size = (count, 3, height, width)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    if as_float:
+        images = images.float() / 255
+    seen = view(images, generator)
+    assert seen.shape == images.shape and seen.dtype == images.dtype
+    assert seen.min() >= 0 and seen.max() <= (1 if as_float else 255)

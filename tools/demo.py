@@ -1,0 +1,89 @@
+"""The demo: one page made here and now, and the book with it.
+
+Runs `05_grayaug` in the `smoke` profile, prints its table, and builds the book from a copy of
+`book/` to which the new page is added. All of it goes to `_build/demo`; no committed file changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "_build" / "demo"
+NOTEBOOK = "05_grayaug"
+PAGE = f"demo_{NOTEBOOK}"
+
+
+def main() -> int:
+    start = time.perf_counter()
+    os.environ["ULELIB_RESULTS"] = str(FOLDER / "results")
+    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), "--profile", "smoke"]
+    if subprocess.run([*command, "--into", str(FOLDER / "pages"), NOTEBOOK]).returncode:
+        return 1
+    print(f"\n{table(json.loads((FOLDER / f'results/smoke/{NOTEBOOK}.json').read_text()))}\n")
+    print("Building the book ...", flush=True)
+    stage(FOLDER / "book")
+    index = build(FOLDER / "book")
+    print(f"Done in {time.perf_counter() - start:.0f} seconds. Open in a browser:")
+    print(f"    {index.parent.joinpath(PAGE + '.html').as_uri()}   (the page just made)")
+    print(f"    {index.as_uri()}   (the whole book)")
+    return 0
+
+
+def table(record: dict[str, Any]) -> str:
+    """A page's record as text: one line for each defender and export, one column an exploiter."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for result in record["results"]:
+        row = cells.setdefault((result["defender"], result["export"]), {})
+        row.setdefault(result["exploiter"], []).append(result["accuracy"])
+    exploiters = sorted({name for row in cells.values() for name in row}, reverse=True)
+    train = record["images"]["train"]
+    lines = [
+        f"Clean test accuracy in percent; {train[1]:,} training images of {train[0]}, profile "
+        f"{record['profile']['name']}, seed {', '.join(map(str, record['seeds']))}",
+        f"{'trained on':<15}{'export':<13}" + "".join(f"{name:>10}" for name in exploiters),
+    ]
+    for (defender, export), row in cells.items():
+        means = [f"{statistics.mean(row[name]):.1f}" if name in row else "" for name in exploiters]
+        lines.append(f"{defender:<15}{export:<13}" + "".join(f"{mean:>10}" for mean in means))
+    return "\n".join(lines)
+
+
+def stage(folder: Path) -> None:
+    """Copy `book/` to `folder`, links followed, and add the demo's page as a part of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "book", folder, ignore=shutil.ignore_patterns("_build", ".*"))
+    shutil.copy(FOLDER / "pages" / f"{NOTEBOOK}.ipynb", folder / f"{PAGE}.ipynb")
+    contents = yaml.safe_load((folder / "_toc.yml").read_text())
+    page = {"file": PAGE, "title": "Demo: 05_grayaug on drawn images"}
+    contents["parts"].insert(0, {"caption": "Made on this machine", "chapters": [page]})
+    (folder / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
+
+
+def build(folder: Path) -> Path:
+    """Build the book in `folder`; returns the path of its first page.
+
+    Raises:
+        SystemExit: the build failed; the message has the end of its log.
+    """
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    command = [str(jupyter_book), "build", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (FOLDER / "build.log").write_text(done.stdout)
+    if done.returncode:
+        raise SystemExit(f"the book was not built:\n{done.stdout[-3000:]}")
+    return folder / "_build" / "html" / "index.html"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
