@@ -2,7 +2,7 @@
 
 Liu et al. 2021, appendix B and equation 3, after Huang et al., ICLR 2021:
 
-    argmin_theta  E_(x, y)  [ min_delta  L(F'(view(x) + delta; theta), y) ],   |delta|_inf <= epsilon
+    argmin_theta  E_(x, y) [ min_delta  L(F'(view(x) + delta; theta), y) ],  |delta|_inf <= epsilon
 
     repeat
         for M batches:   theta <- Optimize(view(x) + delta, y, theta)          outer step

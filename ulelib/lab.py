@@ -406,7 +406,7 @@ def _default_folder(variable: str, name: str) -> Path:
 
 
 def _commit() -> str | None:
-    """The code's git commit, with "+" behind it where the working tree differs; None without git."""
+    """The code's git commit, with "+" behind it where the tree differs; None without git."""
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:
         head = subprocess.run(
