@@ -128,6 +128,7 @@ class TestPage:
         assert counts == list(range(1, len(counts) + 1))
         for cell in cells(path):
             assert all(output.output_type != "error" for output in cell.outputs)
+            assert [output.text for output in cell.outputs if output.get("name") == "stderr"] == []
 
     def test_holds_no_clock_times_paths_or_progress_bars(self, path: Path) -> None:
         notebook = nbformat.read(path, as_version=4)

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\r100%|######| 2/2 [00:00, 9.00it/s]\n"
+BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\x1b[A"
 
 
 def tool(name: str) -> ModuleType:
@@ -31,6 +31,7 @@ def test_clean_drops_what_belongs_to_one_run() -> None:
         metadata={"papermill": {"duration": 1}, "tags": ["injected-parameters"]},
         outputs=[
             new("stream", name="stderr", text=BAR),
+            new("stream", name="stderr", text=BAR + "\n"),
             new("stream", name="stderr", text="a warning\n"),
             new("stream", name="stdout", text=f"saved {ROOT}/results/x.json\n"),
             new("display_data", data={"text/plain": "1", "image/png": "iVBO"}),

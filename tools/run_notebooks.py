@@ -27,6 +27,7 @@ NOTEBOOKS = ROOT / "notebooks"
 FAILED = ROOT / "_build" / "failed"
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
+TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -104,16 +105,31 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             tags.append("hide-input")
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [kept for output in cell.outputs if (kept := _clean_output(output))]
+            joined = _join_streams(cell.outputs)
+            cell.outputs = [kept for output in joined if (kept := _clean_output(output))]
     return notebook
+
+
+def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with each run of pieces of the same stream as one."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == "stream" and output.name == last.get("name"):
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _clean_output(output: NotebookNode) -> NotebookNode | None:
     if output.output_type == "stream":
-        lines = output.text.replace("\r\n", "\n").splitlines(keepends=True)
+        # A carriage return starts a line anew: what stands last is what a terminal shows.
+        lines = re.split("(?<=\n)", TERMINAL_CODE.sub("", output.text).replace("\r\n", "\n"))
+        lines = [line.split("\r")[-1] for line in lines]
         if output.name == "stderr":
             lines = [line for line in lines if not PROGRESS.search(line)]
-        output.text = _relative("".join(line.split("\r")[-1] for line in lines))
+        output.text = _relative("".join(lines))
         return output if output.text.strip() else None
     data = output.get("data", {})
     if WIDGET in data:

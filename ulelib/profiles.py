@@ -60,7 +60,7 @@ SMOKE = Profile(
         learning_rate=0.1,
     ),
     recipe=Recipe(
-        epochs=8,
+        epochs=14,
         batch_size=100,
         learning_rate=0.2,
         schedule="one_cycle",
