@@ -39,6 +39,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "ULELIB_STORE": str(folder / "store"),
         "ULELIB_RESULTS": str(folder / "results"),
         "CUDA_VISIBLE_DEVICES": "",
+        "MPLBACKEND": "Agg",  # as on many servers; the pages must show their figures all the same
     }
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from helpers import random_images
 from ulelib.data import ImageSet
-from ulelib.perturbation import Perturbation, apply_delta, energy_shares
+from ulelib.perturbation import Perturbation, added_levels, apply_delta, energy_shares
 
 
 def perturbation_for(images: ImageSet, epsilon: float = 8 / 255, channels: int = 3) -> Perturbation:
@@ -73,7 +73,7 @@ def test_a_full_epsilon_of_whole_levels_survives_both_exports(level: int) -> Non
 
 
 def test_as_released_equals_the_released_arithmetic() -> None:
-    """FACTS H1 (noise scaled, clamped to [0, 255]) and H2 (sum clipped, cast to uint8)."""
+    """Noise scaled and clamped to [0, 255], then the sum clipped and cast to uint8."""
     images = random_images(20)
     delta = perturbation_for(images).delta
     data = images.images.permute(0, 2, 3, 1).numpy().astype(np.float32)
@@ -273,3 +273,21 @@ def test_energy_shares_of_independent_noise() -> None:
     assert shares["luminance"] == pytest.approx(1 / 3, abs=0.01)
     assert shares["chroma"] == pytest.approx(2 / 3, abs=0.01)
     assert shares["constant"] == pytest.approx(1 / 64, abs=0.005)
+
+
+def test_added_levels_of_hand_made_noise() -> None:
+    clean = torch.full((1200, 3, 4, 4), 100, dtype=torch.uint8)  # more than one batch
+    brighter = added_levels(clean, clean + 3)
+    assert brighter == pytest.approx(
+        {"colour": 3, "gray": 3, "gray, varying": 0, "brightening": 3}, abs=1e-6
+    )
+    board = 2 * (torch.arange(4)[:, None] + torch.arange(4)).remainder(2).byte()  # 0 and 2
+    checked = added_levels(clean, clean - 1 + board)
+    assert checked == pytest.approx(
+        {"colour": 1, "gray": 1, "gray, varying": 1, "brightening": 0}, abs=1e-6
+    )
+    blue = clean.clone()
+    blue[:, 2] += 1
+    coloured = added_levels(clean, blue)
+    assert coloured["colour"] == pytest.approx((1 / 3) ** 0.5)
+    assert coloured["gray"] == 0  # 0.114 of a level rounds away

@@ -140,6 +140,12 @@ def test_reference_and_no_verdict():
         verdict([], 90.0, cell(24), 94.0)
 
 
+def test_nothing_protects_clean_images():
+    assert verdict([60.0], 90.0, cell(93), 94.0, protected=False).label == "lower"
+    assert verdict([90.0], 90.0, cell(60), 94.0, protected=False).label == "higher"
+    assert verdict([89.0], 90.0, cell(93), 94.0, protected=False).label == "reproduced"
+
+
 def test_chance_of_each_study():
     found = verdict([50.0], 99.0, cell(30), 59.0, chance=1.0, published_chance=1.0)
     assert found.retained == found.published_retained == 0.5

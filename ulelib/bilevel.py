@@ -33,7 +33,8 @@ from ulelib.views import View
 
 @dataclass(frozen=True)
 class BilevelConfig:
-    """Settings of the loop; the defaults are the paper's for CIFAR-10, sample-wise (FACTS B3).
+    """Settings of the loop; the defaults are the paper's for CIFAR-10, sample-wise (section 5.1
+    and the released commands).
 
     Attributes:
         epsilon: L-infinity radius, in units of the pixel range [0, 1].
@@ -90,7 +91,7 @@ class NotConverged(RuntimeError):
 
 
 class Diverged(RuntimeError):
-    """The loss became NaN or infinite."""
+    """A training loss became NaN or infinite; exploiters raise it too."""
 
 
 def minimise_error(
@@ -119,7 +120,7 @@ def minimise_error(
             the same values in all three channels"); `view` must then return gray images.
         class_wise: one delta for each class instead of each image (Huang et al., section 3).
         stop_view: the view of the stop test, if not `view` (the released gray defender tests on
-            colour images, FACTS G2).
+            colour images, its `perturbation.py:266`).
         seed: of the initial weights, the start and the views.
         precision: of the source model's passes, "float32" or "bfloat16".
         name: of the defender, for messages and records.

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -40,7 +41,14 @@ _EXPORT_STYLE = {"exact": (_PALETTE[0], ""), "as_released": (_PALETTE[1], "////"
 
 
 def use_style() -> None:
-    """Set the look of every figure: colour-blind palette, quiet axes, 150 dots an inch."""
+    """Set the look of every figure: colour-blind palette, quiet axes, 150 dots an inch.
+
+    In a notebook also choose the backend that shows figures there, which an `MPLBACKEND` set for
+    the whole machine would otherwise replace by one that shows none.
+    """
+    shell = get_ipython()
+    if shell is not None and hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
     sns.set_theme(
         context="paper",
         style="ticks",

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ulelib import views
 from ulelib.data import ImageSet
 
 EXPORTS = ("exact", "as_released")
@@ -195,3 +196,27 @@ def energy_shares(delta: torch.Tensor) -> dict[str, float]:
         return {"luminance": 0.0, "chroma": 0.0, "constant": 0.0}
     shares = {"luminance": luminance / total, "chroma": 1 - luminance / total}
     return {name: float(share) for name, share in (shares | {"constant": constant / total}).items()}
+
+
+def added_levels(clean: torch.Tensor, published: torch.Tensor) -> dict[str, float]:
+    """How much noise the published images really carry, after rounding, dropping and truncation.
+
+    Args:
+        clean, published: `(N, 3, H, W)` uint8, the same images before and after.
+
+    Returns:
+        root mean squares in gray levels: "colour" over all channels; "gray" of what the gray
+        filter leaves of it; "gray, varying" of that without each image's mean, which is a mere
+        change of brightness; and "brightening", the mean over all channels, with its sign.
+    """
+    sums = dict.fromkeys(("colour", "gray", "gray, varying", "brightening"), 0.0)
+    for before, after in zip(clean.split(1000), published.split(1000), strict=True):
+        added = after.float() - before
+        gray = views.gray(after)[:, 0].float() - views.gray(before)[:, 0]  # (B, H, W)
+        varying = gray - gray.mean((1, 2), keepdim=True)
+        sums["colour"] += added.square().mean((1, 2, 3)).sum().item()
+        sums["gray"] += gray.square().mean((1, 2)).sum().item()
+        sums["gray, varying"] += varying.square().mean((1, 2)).sum().item()
+        sums["brightening"] += added.mean((1, 2, 3)).sum().item()
+    means = {name: value / len(clean) for name, value in sums.items()}
+    return {name: v if name == "brightening" else math.sqrt(v) for name, v in means.items()}

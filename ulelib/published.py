@@ -45,7 +45,15 @@ from typing import Any, Protocol
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-LABELS = ("reproduced", "protects more", "protects less", "reference", "no verdict")
+LABELS = (
+    "reproduced",
+    "protects more",
+    "protects less",
+    "lower",
+    "higher",
+    "reference",
+    "no verdict",
+)
 LEAST_TOLERANCE = 0.10  # share of the clean accuracy above chance
 ABSENT = "—"
 REFERENCE = "reference"
@@ -56,6 +64,8 @@ _TINTS = {
     "reproduced": "#cfe4f7",
     "protects more": "#fbe3bd",
     "protects less": "#ecd3e4",
+    "lower": "#fbe3bd",
+    "higher": "#ecd3e4",
     "reference": "#ececec",
     "no verdict": "#ececec",
 }
@@ -176,6 +186,7 @@ def verdict(
     chance: float = 10.0,
     published_chance: float = 10.0,
     reference: bool = False,
+    protected: bool = True,
 ) -> Verdict:
     """Compare measured accuracies with a published one, by what each study's protection leaves.
 
@@ -196,11 +207,13 @@ def verdict(
         chance: of the measured study, percent: 100 / classes.
         published_chance: of the published study, percent.
         reference: this is the clean standard cell itself, by which all others are measured.
+        protected: the images carry a perturbation; else a difference is "lower" or "higher", since
+            nothing protects them.
 
     Returns:
         label "reproduced", "protects more" (a smaller share is left than published), "protects
-        less", "reference", or "no verdict" where the measured clean accuracy is not above chance
-        (shares are then NaN).
+        less", "lower", "higher", "reference", or "no verdict" where the measured clean accuracy is
+        not above chance (shares are then NaN).
 
     Raises:
         ValueError: no values, or a published clean accuracy not above chance.
@@ -226,8 +239,10 @@ def verdict(
         label = REFERENCE
     elif abs(difference) <= tolerance + 1e-9:
         label = "reproduced"
-    else:
+    elif protected:
         label = "protects more" if difference < 0 else "protects less"
+    else:
+        label = "lower" if difference < 0 else "higher"
     text = (
         f"{mean:.2f} % leaves {ours:.2f} of the clean accuracy above chance, "
         f"{published.value:.2f} % ({published.source}) leaves {theirs:.2f}; "
@@ -294,6 +309,7 @@ def comparison_table(
                     chance,
                     _CHANCE.get(table, 10.0),
                     reference=(defender, exploiter) == ("clean", "standard"),
+                    protected=defender != "clean",
                 ).label
             line[(exploiter, "measured")] = _text(values) if values else ABSENT
             line[(exploiter, "published")] = _print(printed) if printed else ABSENT
