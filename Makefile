@@ -53,7 +53,7 @@ lint: $(STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-lock: $(STAMP)
+lock:
 	$(RUN) tools/lock.py
 
 clean:

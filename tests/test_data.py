@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import socket
 import threading
@@ -53,7 +54,10 @@ def arrays(n: int = 12, seed: int = 0) -> Arrays:
     rng = np.random.default_rng(seed)
     found: Arrays = {}
     for split in data.SPLITS:
-        found[f"x_{split}"] = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+        images = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+        # In the order that reading brings about, so that what is read equals what was written.
+        order = sorted(range(n), key=lambda i: hashlib.sha256(images[i].tobytes()).digest())
+        found[f"x_{split}"] = images[order]
         found[f"y_{split}"] = rng.integers(0, 10, n)
     return found
 
@@ -206,8 +210,9 @@ def test_every_shape_stands_out_in_gray() -> None:
     drawn = data.shapes("train")
     gray = (drawn.images / 255 * LUMA.view(1, 3, 1, 1)).sum(1).flatten(1)
     low, high = gray.quantile(torch.tensor([0.04, 0.96]), dim=1)
-    noise = 0.05 / 3**0.5 * LUMA.norm()  # of a flat area, in gray: its standard deviation
-    assert (high - low).min() > 3 * noise
+    clutter = 0.025 / 3**0.5 * LUMA.norm()  # in gray, its standard deviation at most
+    assert (high - low).min() > 3 * clutter
+    assert 0.05 < (high - low).mean() < 0.1  # and yet faint, against noise of 8/255 = 0.03
 
 
 @pytest.mark.parametrize(("split", "n"), [("val", None), ("train", 0), ("test", -5)])
@@ -245,6 +250,36 @@ def test_a_folder_gives_the_pixels_that_torchvision_gives(tmp_path: Path) -> Non
     for file, image in zip(files, found.images, strict=True):
         assert torch.equal(image, expected(Image.open(file).convert("RGB"))), file.name
     assert data.image_folder(tmp_path, 20).images.shape == (5, 3, 20, 20)
+
+
+def test_saved_pictures_are_read_back_as_they_were(tmp_path: Path) -> None:
+    drawn = data.shapes("test", 30)
+    data.save_folder(drawn, tmp_path / "protected")
+    found = data.image_folder(tmp_path / "protected")
+    order = (drawn.labels * 100 + torch.arange(30)).argsort()  # by class, then as they stood
+    names = sorted(data.SHAPES_CLASSES)
+    kept = [drawn.classes[label] for label in drawn.labels[order].tolist()]
+    order = order[torch.tensor([names.index(name) for name in kept]).argsort(stable=True)]
+    assert torch.equal(found.images, drawn.images[order])
+    with pytest.raises(FileExistsError, match="is not empty"):
+        data.save_folder(drawn, tmp_path / "protected")
+
+
+def test_order_of_the_file_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULELIB_CACHE", str(tmp_path / "cache"))
+    content = arrays(20)
+    shuffled = {name: array[::-1].copy() for name, array in content.items()}
+    prints = []
+    for folder, part in (("one", content), ("other", shuffled)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "cifar10.npz", part)
+        monkeypatch.setenv("ULELIB_DATA", str(tmp_path / folder))
+        loaded = data.load("cifar10", "train")
+        prints.append(loaded.fingerprint)
+        before = {(i.tobytes(), y) for i, y in zip(part["x_train"], part["y_train"], strict=True)}
+        pairs = zip(loaded.images.numpy(), loaded.labels.tolist(), strict=True)
+        assert {(i.tobytes(), y) for i, y in pairs} == before
+    assert prints[0] == prints[1]
 
 
 def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:

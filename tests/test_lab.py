@@ -272,6 +272,28 @@ def test_saved_record_holds_all_and_can_be_recomputed(
     assert list(training.curve) == one["curve"]
 
 
+def test_record_does_not_depend_on_what_was_stored(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    lab.exploit("ULEO")
+    first = json.loads(lab.save("page").read_text())
+    again = Lab("smoke", store=lab.store.folder)
+    again.exploit("ULEO")  # from the store: the perturbation itself is not read
+    assert json.loads(again.save("page").read_text()) == first
+    assert len(first["generations"]) == 1
+
+
+def test_a_page_that_is_tried_out_leaves_the_books_records_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ULELIB_RESULTS")
+    written: list[Path] = []
+    monkeypatch.setattr(lab_module, "write_text", lambda path, text: written.append(path))
+    lab.save("page")
+    assert written[0].parts[-4:] == ("_build", "results", "smoke", "page.json")
+
+
 def test_table_is_read_back_as_it_was_saved(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,8 +220,9 @@ def test_style_names_and_tints_verdicts():
 def test_means_and_counts():
     assert means(RESULTS)[("ULEO", "exact", "gray")] == 89.0
     assert means(RESULTS)[("clean", "-", "gray")] == 91.0
-    counts = verdict_counts(comparison_table(RESULTS))
-    assert counts == "3 reproduced, 1 protects less"
+    counts = verdict_counts(comparison_table(RESULTS), "exact")
+    assert counts == "2 reproduced, 1 protects less"
+    assert verdict_counts(comparison_table(RESULTS), "as_released") == "2 reproduced"
 
 
 def test_every_label_has_a_tint():

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -188,6 +189,7 @@ def compute(place):
     while not (folder / "go").exists():
         time.sleep(0.02)
     (place / "value.txt").write_text("seventeen")
+(folder / f"ready-{os.getpid()}").touch()
 print(Store(folder / "store").get(
     "number", {"seed": 3}, compute, lambda place: (place / "value.txt").read_text()
 ))
@@ -205,8 +207,11 @@ def test_killed_computation_leaves_nothing_half_made(store: Store, tmp_path: Pat
 
 def test_rivals_compute_once(tmp_path: Path) -> None:
     rivals = [start_python(WORKER, WORK=tmp_path) for _ in range(2)]
-    while not (tmp_path / "begun").exists():
-        assert all(rival.poll() is None for rival in rivals)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("ready-*"))) < 2 or not (tmp_path / "begun").exists():
+        assert all(rival.poll() is None for rival in rivals) and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)  # the second one is at the lock by now
     (tmp_path / "go").touch()
     outputs = [rival.communicate(timeout=60)[0] for rival in rivals]
     assert [output.strip() for output in outputs] == ["seventeen", "seventeen"]

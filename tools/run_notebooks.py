@@ -24,6 +24,7 @@ from ulelib.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+BOOK = ROOT / "book"
 FAILED = ROOT / "_build" / "failed"
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
@@ -34,6 +35,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def main() -> int:
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     options = _options(names)
+    if options.into == BOOK:  # its pages and the records in `results` belong together
+        os.environ.setdefault("ULELIB_RESULTS", str(ROOT / "results"))
     n_seeds = PROFILES[options.profile].seeds if options.n_seeds is None else options.n_seeds
     parameters = {"profile": options.profile, "seed": options.seed, "n_seeds": n_seeds}
     chosen = options.names or names
@@ -156,9 +159,15 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", choices=list(PROFILES), default="cpu")
     parser.add_argument("--seed", type=_whole, default=0, help="the first seed")
     parser.add_argument("--n-seeds", type=_whole, help="how many seeds; else the profile's own")
-    parser.add_argument("--into", type=Path, default=ROOT / "book", help="folder of the pages")
+    parser.add_argument(
+        "--into", type=Path, help="folder of the pages; else book/, and _build/smoke for smoke"
+    )
     parser.add_argument("names", nargs="*", help=f"all, or some of: {', '.join(names)}")
     options = parser.parse_args()
+    if options.into is not None:
+        options.into = options.into.resolve()
+    else:  # drawn images do not replace the book's pages
+        options.into = ROOT / "_build" / "smoke" if options.profile == "smoke" else BOOK
     unknown = sorted(set(options.names) - set(names))
     if unknown:
         parser.error(f"no such notebook: {', '.join(unknown)}; choose from {', '.join(names)}")

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ulelib.data import ImageSet
 from ulelib.machine import autocast, device
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import signed_gradient_steps
-from ulelib.views import View
+from ulelib.views import FIXED, View
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def minimise_error(
     for _ in progress:
         # Outer step: theta <- Optimize(view(x) + delta, y, theta), for M batches.
         if config.from_scratch and rounds:
-            model, optimizer = _fresh(make_model, config, seed + len(rounds))
+            model, optimizer = _fresh(make_model, config, _draw_seed(generator))
         model.train().requires_grad_(True)
         for _ in range(config.outer_batches):
             batch = next(outer_batches).to(where)
@@ -163,9 +163,10 @@ def minimise_error(
             raise Diverged(f"{name}: the source model's loss is {loss.item()}; lower learning_rate")
 
         # Inner step: delta <- argmin L(F'(view(x) + delta; theta), y), clipped, for all images.
-        # Eval rides along where it can: once an image's delta has moved, this round leaves it.
+        # Eval rides along where the view shows every pass the same image: once its delta has moved,
+        # this round leaves it. Random views are drawn anew for Eval, as released.
         model.eval().requires_grad_(False)
-        eval_in_passing = stop_view is None and not class_wise
+        eval_in_passing = stop_view is None and not class_wise and view in FIXED
         wrong = 0
         # Class-wise, the last batches decide, so they are drawn (as released); else order is free.
         order = torch.randperm(len(images), generator=generator) if class_wise else None
@@ -179,6 +180,7 @@ def minimise_error(
                 epsilon=config.epsilon,
                 step=config.step,
                 steps=config.inner_steps,
+                in_range=view in FIXED,
                 precision=precision,
             )
             if class_wise:
@@ -239,6 +241,10 @@ def _fresh(
         weight_decay=config.weight_decay,
     )
     return model, optimizer
+
+
+def _draw_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator))
 
 
 def _passes(

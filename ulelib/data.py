@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
+from torch.nn import functional as F
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -57,6 +58,7 @@ CLASSES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 # Files looked for in $ULELIB_DATA, in this order. The mini set holds a fifth of CIFAR-100.
 FILES = {"cifar10": ("cifar10.npz",), "cifar100": ("cifar100.npz", "cifar100_mini.npz")}
 SPLITS = ("train", "test")
+CACHE_FORMAT = 2  # rises when the same file is parsed differently
 # What a cut connection, a proxy's error page or a broken file can raise beside the usual errors.
 DOWNLOAD_ERRORS = (http.client.HTTPException, tarfile.TarError, zlib.error)
 NPZ_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, RuntimeError)
@@ -124,7 +126,7 @@ class ImageSet:
 
 
 def load(name: str, split: str, download: bool = True) -> ImageSet:
-    """A data set by name.
+    """A data set by name; CIFAR in an order that depends on its images alone, not on the file.
 
     Args:
         name: "cifar10", "cifar100" or "shapes".
@@ -208,9 +210,10 @@ def mix(first: ImageSet, second: ImageSet) -> ImageSet:
 def shapes(split: str, n: int | None = None) -> ImageSet:
     """Ten classes told apart by shape and texture and not by colour; 32x32.
 
-    Position, size, angle, both colours and noise are drawn without regard to the class. The two
-    colours always differ in luminance, so that a gray filter removes nothing that tells classes
-    apart.
+    Position, size, angle, both colours and a coloured clutter are drawn without regard to the
+    class. The two colours always differ in luminance, so that a gray filter removes nothing that
+    tells classes apart. The figures are faint, on average 19 gray levels from their background, and
+    soft-edged: on strong contrasts no noise of 8/255 would matter.
 
     Args:
         split: "train" (4,000 images unless `n` is given) or "test" (1,000).
@@ -235,7 +238,7 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
     axis = torch.linspace(-1, 1, 32)
     y = axis.view(1, 32, 1) - uniform(-0.2, 0.2, 1, 1)
     x = axis.view(1, 1, 32) - uniform(-0.2, 0.2, 1, 1)
-    angle, size = uniform(-0.35, 0.35, 1, 1), uniform(0.6, 0.8, 1, 1)
+    angle, size = uniform(-0.15, 0.15, 1, 1), uniform(0.68, 0.78, 1, 1)
     u = (x * angle.cos() + y * angle.sin()) / size
     v = (y * angle.cos() - x * angle.sin()) / size
     radius, box = (u.square() + v.square()).sqrt(), torch.maximum(u.abs(), v.abs())
@@ -258,15 +261,15 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
     ):
         mine = labels == label
         depth[mine] = inside[mine]
-    mask = torch.sigmoid(depth * 24)[:, None]  # (N, 1, 32, 32), soft edges
+    mask = torch.sigmoid(depth * 8)[:, None]  # (N, 1, 32, 32), soft edges
     # Of eight pairs of colours take the one that differs most in luminance.
-    pairs = uniform(0, 1, 8, 2, 3)  # (N, pair, fore- and background, RGB)
+    pairs = uniform(0.25, 0.75, 8, 2, 3)  # (N, pair, fore- and background, RGB)
     luma = pairs @ torch.tensor([0.299, 0.587, 0.114])
     best = (luma[..., 0] - luma[..., 1]).abs().argmax(1)
     front, back = pairs[torch.arange(count), best].view(count, 2, 3, 1, 1).unbind(1)
-    # Of that difference leave two fifths: on strong contrasts no noise of 8/255 would matter.
-    middle, half = (front + back) / 2, 0.2 * (front - back)
-    pixels = middle + (2 * mask - 1) * half + 0.05 * uniform(-1, 1, 3, 32, 32)
+    middle, half = (front + back) / 2, 0.15 * (front - back)
+    clutter = F.interpolate(uniform(-1, 1, 3, 8, 8), (32, 32), mode="bicubic")
+    pixels = middle + (2 * mask - 1) * half + 0.025 * clutter
     images = (255 * pixels).round().clamp(0, 255).to(torch.uint8)
     return ImageSet(images, labels, SHAPES_CLASSES, "shapes")
 
@@ -307,6 +310,25 @@ def image_folder(path: str | Path, size: int = 32) -> ImageSet:
         tuple(folder.name for folder in folders),
         root.resolve().name,
     )
+
+
+def save_folder(images: ImageSet, path: str | Path) -> None:
+    """Write images as an image folder: `path/CLASS/NUMBER.png`, the number being the image's place.
+
+    PNG, because a lossy format would change what a perturbation depends on.
+
+    Raises:
+        FileExistsError: the folder is there and not empty.
+        OSError: it cannot be written.
+    """
+    root = Path(path)
+    if root.exists() and any(root.iterdir()):
+        raise FileExistsError(f"{root} is not empty: name a new folder for the pictures")
+    for name in images.classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, 3)
+    for number, (picture, label) in enumerate(zip(pixels, images.labels.tolist(), strict=True)):
+        Image.fromarray(picture).save(root / images.classes[label] / f"{number:06d}.png")
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -395,7 +417,7 @@ def _cached(source: Path, split: str, n_classes: int) -> tuple[torch.Tensor, tor
     Pages are read when they are touched; a write goes to this process's own copy of the page.
     """
     stat = source.stat()
-    origin = json.dumps([str(source.resolve()), stat.st_size, stat.st_mtime_ns])
+    origin = json.dumps([CACHE_FORMAT, str(source.resolve()), stat.st_size, stat.st_mtime_ns])
     folder = _cache_folder() / hashlib.sha256(origin.encode()).hexdigest()[:16]
     files = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
     with _cache_errors(folder):
@@ -441,7 +463,11 @@ def _parse(
             f"x_{split} and y_{split}. Fetch it again."
         ) from error
     _check(source, split, n_classes, images, labels)
-    return images, labels
+    # In an order of their own: whoever has the same images in another file gets the same subsets,
+    # batches and fingerprints from the same seed.
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    order = np.lexsort((labels, np.array(digests, dtype="S32")))
+    return images[order], labels[order]
 
 
 def _check(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ulelib import machine
 from ulelib.bilevel import NotConverged, minimise_error
@@ -46,7 +46,7 @@ class GenerationSpec:
     model_options: dict[str, Any]
     precision: str
     seed: int
-    version: int = 1
+    version: int = 2  # 1: other stop test and clipping under random views
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TrainingSpec:
     model_options: dict[str, Any]
     precision: str
     seed: int
-    version: int = 1
+    version: int = 2  # 1: exploiters of a seed began with the defender's initial weights
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,7 @@ class Lab:
             (folder / "record.json").write_text(json.dumps(record))
 
         def read(folder: Path) -> Perturbation:
-            record = json.loads((folder / "record.json").read_text())
-            self.generations[key_of(spec)] = {"defender": defender, "seed": seed, **record}
+            self._note_generation(spec, defender, folder)
             return Perturbation.load(folder / "delta.safetensors")
 
         return self.store.get("perturbation", spec, compute, read)
@@ -199,13 +198,11 @@ class Lab:
         seed = self._seed(seed)
         clean = defender == CLEAN
         export = "-" if clean else export
-        generation = (
-            None if clean else key_of(self._generation_spec(self._defender(defender), seed))
-        )
+        generation = None if clean else self._generation_spec(self._defender(defender), seed)
         spec = TrainingSpec(
             images=self.train_set.fingerprint,
             test_images=self.test_set.fingerprint,
-            perturbation=generation,
+            perturbation=None if generation is None else key_of(generation),
             export=export,
             exploiter=exploiter,
             recipe=dataclasses.asdict(self.profile.recipe),
@@ -248,6 +245,10 @@ class Lab:
             )
 
         result = self.store.get("training", spec, compute, read)
+        if generation is not None:  # a stored training does not read its perturbation
+            self._note_generation(
+                generation, defender, self.store.place("perturbation", generation)
+            )
         self.results[result.key] = result
         return result
 
@@ -269,11 +270,13 @@ class Lab:
         return [self.exploit(*cell) for cell in progress]
 
     def save(self, name: str) -> Path:
-        """Write `results/PROFILE/NAME.json`: specs, per-seed values, curves, machine, seconds.
+        """Write `PROFILE/NAME.json`: specs, per-seed values, curves, machine, seconds.
 
-        `$ULELIB_RESULTS` names another folder than the project's `results`.
+        It goes to the folder `$ULELIB_RESULTS`, else `_build/results` in the project: only
+        `make reproduce` replaces the book's own records, in `results`.
         """
-        path = _default_folder("ULELIB_RESULTS", "results") / self.profile.name / f"{name}.json"
+        folder = _default_folder("ULELIB_RESULTS", "_build/results")
+        path = folder / self.profile.name / f"{name}.json"
         record = {
             "name": name,
             "profile": json.loads(canonical(self.profile)),
@@ -330,6 +333,12 @@ class Lab:
             seed=seed,
         )
 
+    def _note_generation(self, spec: GenerationSpec, defender: str, folder: Path) -> None:
+        path = folder / "record.json"
+        if path.exists():  # a perturbation may have been removed since; its trainings stay
+            record = json.loads(path.read_text())
+            self.generations[key_of(spec)] = {"defender": defender, "seed": spec.seed, **record}
+
     def _generate(self, defender: Defender, seed: int) -> Perturbation:
         try:
             return minimise_error(
@@ -359,7 +368,7 @@ def _check_whole(name: str, number: int) -> None:
 
 
 def read_results(name: str, profile: str) -> tuple[list[Result], dict[str, Any]]:
-    """What `Lab.save` wrote: its results, and the whole record.
+    """A record of the book, from `$ULELIB_RESULTS` or else `results`: its results, and all of it.
 
     Raises:
         FileNotFoundError: nothing was saved under that name in that profile; says what to run.

@@ -134,11 +134,14 @@ def record_caption(record: dict[str, Any]) -> str:
 def about_record(record: dict[str, Any]) -> Markdown:
     """On what data, profile, seeds and machine a record was measured, and how long it took."""
     where = record["machine"]
-    minutes = sum(row["seconds"] for row in (*record["generations"].values(), *record["results"]))
+    stages = [*record["generations"].values(), *record["results"]]
+    seconds = sum(row["seconds"] for row in stages)
+    threads = sorted({row["machine"]["threads"] for row in stages})
     return Markdown(
-        f"Measured on {record_caption(record)}; on {where['device']}, {where['threads']} threads, "
+        f"Measured on {record_caption(record)}; on {where['device']}, "
+        f"{' or '.join(map(str, threads))} threads a stage, "
         f"{record['precision']}, torch {where['torch']}; {len(record['generations'])} "
-        f"perturbations and {len(record['results'])} trainings in {minutes / 60:.0f} minutes."
+        f"perturbations and {len(record['results'])} trainings in {seconds / 60:.0f} minutes."
     )
 
 

@@ -13,7 +13,7 @@ from ulelib.machine import autocast
 
 
 def project(delta: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Clip `delta` to the L-infinity ball, then so that `images + delta` stays in [0, 1].
+    """Clip `delta` to the L-infinity ball, and so that `images + delta` stays in [0, 1].
 
     A one-channel `delta` `(B, 1, H, W)` on gray images `(B, 3, H, W)` keeps its one channel.
     """
@@ -33,6 +33,7 @@ def signed_gradient_steps(
     step: float,
     steps: int,
     direction: int = -1,
+    in_range: bool = True,
     precision: str = "float32",
 ) -> torch.Tensor:
     """Move `delta` by `steps` signed-gradient steps of the loss at `images + delta`.
@@ -45,6 +46,8 @@ def signed_gradient_steps(
         labels: `(B,)` int64.
         epsilon, step: in units of the pixel range [0, 1].
         direction: -1 minimises the loss (error-minimising noise, equation 3), +1 maximises it.
+        in_range: keep `images + delta` in [0, 1] too. Not for noise that will be added to other
+            images than these: under a random crop, the black border would erase its negative half.
         precision: of the forward and backward pass.
 
     Returns:
@@ -56,5 +59,6 @@ def signed_gradient_steps(
             logits = model(images + delta)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, delta)
-        delta = project(delta.detach() + direction * step * gradient.sign(), images, epsilon)
+        delta = delta.detach() + direction * step * gradient.sign()
+        delta = project(delta, images, epsilon) if in_range else delta.clamp(-epsilon, epsilon)
     return delta.detach()

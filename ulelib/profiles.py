@@ -47,7 +47,7 @@ class Profile:
 SMOKE = Profile(
     name="smoke",
     data="shapes",
-    n_train=1000,
+    n_train=2000,
     model="convnet",
     model_options={"stem": 8, "widths": (16, 24, 32)},
     loop=BilevelConfig(
@@ -56,13 +56,13 @@ SMOKE = Profile(
         outer_batches=8,
         outer_batch_size=125,
         inner_batch_size=500,
-        stop_error=0.05,
+        stop_error=0.01,
         learning_rate=0.1,
     ),
     recipe=Recipe(
         epochs=14,
         batch_size=100,
-        learning_rate=0.2,
+        learning_rate=0.1,
         schedule="one_cycle",
         nesterov=True,
         label_smoothing=0.1,

@@ -325,8 +325,14 @@ def means(results: Iterable[Measured]) -> dict[tuple[str, str, str], float]:
     return {cell: statistics.fmean(values) for cell, values in _cells(results).items()}
 
 
-def verdict_counts(frame: pd.DataFrame) -> str:
-    """How often each verdict stands in a comparison, e.g. "3 reproduced, 1 protects less"."""
+def verdict_counts(frame: pd.DataFrame, export: str) -> str:
+    """How often each verdict stands in one export's rows, e.g. "3 reproduced, 1 protects less".
+
+    Args:
+        frame: of `comparison_table`.
+        export: "exact" or "as_released"; clean images count with both.
+    """
+    frame = frame[frame[("", "export")].isin((export, "-"))]
     columns = [name for name in frame.columns if _last(name) == "verdict"]
     labels = [
         label for name in columns for label in frame[name] if label not in (ABSENT, REFERENCE)

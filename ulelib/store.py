@@ -44,6 +44,10 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def place(self, kind: str, spec: Any) -> Path:
+        """The folder of an artifact, whether it is there or not."""
+        return self.folder / kind / key_of(spec)
+
     def get(
         self,
         kind: str,
@@ -63,7 +67,7 @@ class Store:
             OSError: no space is left, or the folder cannot be written; what was finished stays.
         """
         key = key_of(spec)
-        place = self.folder / kind / key
+        place = self.place(kind, spec)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(place.with_suffix(".lock")):
@@ -71,7 +75,7 @@ class Store:
                     try:
                         _verify(place)
                         return load(place)
-                    except (ValueError, KeyError, TypeError, OSError) as error:
+                    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
                         aside = _set_aside(place)
                         warnings.warn(
                             f"{kind} {key} is damaged ({error}); set aside as {aside.name} and "

@@ -69,3 +69,7 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4
 def gray_crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Gray of crop and flip: the view of ULEO-GrayAugs (section 4.2)."""
     return gray(crop_flip(images, generator))
+
+
+# Views that draw nothing: an image looks the same in every pass.
+FIXED: tuple[View, ...] = (identity, gray)
