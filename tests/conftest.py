@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is not loaded yet; tests run side by side
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -200,10 +200,10 @@ def test_shapes_do_not_touch_the_global_generator() -> None:
 def test_shapes_are_colourful_and_their_colours_say_nothing_about_the_class() -> None:
     drawn = data.shapes("train")
     mean = drawn.images.float().mean((2, 3))  # (N, RGB)
-    assert (mean.max(1).values - mean.min(1).values).mean() > 30
+    assert (mean.max(1).values - mean.min(1).values).mean() > 20
     centre = torch.stack([mean[drawn.labels == label].mean(0) for label in range(10)])
-    # 400 images a class, whose mean colours spread by about 60: the mean's error is about 3.
-    assert (centre - mean.mean(0)).abs().max() < 15
+    # 400 images a class, whose mean colours spread by about 20: the mean's error is about 1.
+    assert (centre - mean.mean(0)).abs().max() < 5
 
 
 def test_every_shape_stands_out_in_gray() -> None:
@@ -212,7 +212,7 @@ def test_every_shape_stands_out_in_gray() -> None:
     low, high = gray.quantile(torch.tensor([0.04, 0.96]), dim=1)
     clutter = 0.025 / 3**0.5 * LUMA.norm()  # in gray, its standard deviation at most
     assert (high - low).min() > 3 * clutter
-    assert 0.05 < (high - low).mean() < 0.1  # and yet faint, against noise of 8/255 = 0.03
+    assert 0.06 < (high - low).mean() < 0.12  # and yet faint, against noise of 8/255 = 0.03
 
 
 @pytest.mark.parametrize(("split", "n"), [("val", None), ("train", 0), ("test", -5)])

@@ -6,7 +6,6 @@ network. The others find its perturbations and results in the store.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
@@ -127,35 +126,3 @@ def test_unknown_parameter_fails_before_anything_is_computed(
     assert run.returncode != 0
     assert "unknown notebook parameter(s) ['sed']" in run.stderr
     assert not list(store.rglob("*.*"))
-
-
-@each_notebook
-def test_notebook_checks_its_parameters(notebook: Path) -> None:
-    names = set(papermill.inspect_notebook(notebook))
-    cells = json.loads(notebook.read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    tagged = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
-    assert len(tagged) == 1
-    for statement in ast.parse("".join(tagged[0]["source"])).body:
-        assert isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
-        ast.literal_eval(statement.value)  # papermill does not recompute what is derived
-    source = "\n".join("".join(cell["source"]) for cell in code)
-    if "open_lab(" in source:
-        assert {"profile", "seed", "n_seeds"} <= names
-    else:  # a page without computation checks its parameters itself
-        assert "profile" in names and "check_parameters(" in source
-
-
-@each_notebook
-def test_notebook_is_kept_without_outputs(notebook: Path) -> None:
-    for cell in json.loads(notebook.read_text())["cells"]:
-        assert not cell.get("outputs") and not cell.get("execution_count")
-
-
-def test_there_are_notebooks() -> None:
-    assert {path.stem for path in NOTEBOOKS} >= {
-        "00_quickstart",
-        "02_uleo",
-        "03_grayscale_exploiter",
-        "05_grayaug",
-    }

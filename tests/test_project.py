@@ -82,7 +82,13 @@ def sources(path: Path) -> list[tuple[str, str]]:
 
 
 def test_there_are_notebooks() -> None:
-    assert NOTEBOOKS
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "00_quickstart",
+        "02_uleo",
+        "03_grayscale_exploiter",
+        "05_grayaug",
+        "intro",
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -104,7 +110,9 @@ class TestNotebook:
         known = set(papermill.inspect_notebook(str(path)))
         assert "profile" in known
         if path.stem[0].isdigit():  # an experiment, not the page that shows the stored results
-            assert {"seed", "n_seeds"} <= known
+            assert {"profile", "seed", "n_seeds"} <= known
+        # papermill only warns of a parameter that a notebook does not have.
+        assert re.search(r"\b(open_lab|check_parameters)\(", path.read_text())
 
     def test_cells_are_short_and_leave_the_work_to_the_library(self, path: Path) -> None:
         for cell in cells(path):

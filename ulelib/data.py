@@ -212,7 +212,7 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
 
     Position, size, angle, both colours and a coloured clutter are drawn without regard to the
     class. The two colours always differ in luminance, so that a gray filter removes nothing that
-    tells classes apart. The figures are faint, on average 19 gray levels from their background, and
+    tells classes apart. The figures are faint, on average 22 gray levels from their background, and
     soft-edged: on strong contrasts no noise of 8/255 would matter.
 
     Args:
@@ -263,11 +263,11 @@ def shapes(split: str, n: int | None = None) -> ImageSet:
         depth[mine] = inside[mine]
     mask = torch.sigmoid(depth * 8)[:, None]  # (N, 1, 32, 32), soft edges
     # Of eight pairs of colours take the one that differs most in luminance.
-    pairs = uniform(0.25, 0.75, 8, 2, 3)  # (N, pair, fore- and background, RGB)
+    pairs = uniform(0.33, 0.67, 8, 2, 3)  # (N, pair, fore- and background, RGB)
     luma = pairs @ torch.tensor([0.299, 0.587, 0.114])
     best = (luma[..., 0] - luma[..., 1]).abs().argmax(1)
     front, back = pairs[torch.arange(count), best].view(count, 2, 3, 1, 1).unbind(1)
-    middle, half = (front + back) / 2, 0.15 * (front - back)
+    middle, half = (front + back) / 2, 0.27 * (front - back)
     clutter = F.interpolate(uniform(-1, 1, 3, 8, 8), (32, 32), mode="bicubic")
     pixels = middle + (2 * mask - 1) * half + 0.025 * clutter
     images = (255 * pixels).round().clamp(0, 255).to(torch.uint8)

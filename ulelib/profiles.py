@@ -47,7 +47,7 @@ class Profile:
 SMOKE = Profile(
     name="smoke",
     data="shapes",
-    n_train=2000,
+    n_train=1500,
     model="convnet",
     model_options={"stem": 8, "widths": (16, 24, 32)},
     loop=BilevelConfig(
@@ -60,8 +60,8 @@ SMOKE = Profile(
         learning_rate=0.1,
     ),
     recipe=Recipe(
-        epochs=14,
-        batch_size=100,
+        epochs=12,
+        batch_size=75,
         learning_rate=0.1,
         schedule="one_cycle",
         nesterov=True,
