@@ -127,7 +127,7 @@ def record_caption(record: dict[str, Any]) -> str:
     (train, n_train, _), (_, n_test, _) = record["images"]["train"], record["images"]["test"]
     return (
         f"{n_train:,} training and {n_test:,} test images of {train}, profile "
-        f"{record['profile']['name']}, seeds {', '.join(map(str, record['seeds']))}"
+        f"{record['profile']['name']}, seed {', '.join(map(str, record['seeds']))}"
     )
 
 
@@ -136,12 +136,13 @@ def about_record(record: dict[str, Any]) -> Markdown:
     where = record["machine"]
     stages = [*record["generations"].values(), *record["results"]]
     seconds = sum(row["seconds"] for row in stages)
-    threads = sorted({row["machine"]["threads"] for row in stages})
+    threads = _threads([row["machine"] for row in stages])
     return Markdown(
         f"Measured on {record_caption(record)}; on {where['device']}, "
-        f"{' or '.join(map(str, threads))} threads a stage, "
-        f"{record['precision']}, torch {where['torch']}; {len(record['generations'])} "
-        f"perturbations and {len(record['results'])} trainings in {seconds / 60:.0f} minutes."
+        f"{record['precision']}, torch {where['torch']}; "
+        f"{_count(len(record['generations']), 'perturbation')} and "
+        f"{_count(len(record['results']), 'training')} in {seconds / 60:.0f} minutes, each on "
+        f"{threads}."
     )
 
 
@@ -150,8 +151,21 @@ def spent(lab: Lab) -> Markdown:
     generations = [float(record["seconds"]) for record in lab.generations.values()]
     trainings = [result.seconds for result in lab.results.values()]
     parts = [
-        f"{len(seconds)} {name} in {sum(seconds) / 60:.1f} minutes"
-        for name, seconds in (("perturbations", generations), ("trainings", trainings))
+        f"{_count(len(seconds), name)} in {sum(seconds) / 60:.1f} minutes"
+        for name, seconds in (("perturbation", generations), ("training", trainings))
         if seconds
     ]
-    return Markdown(f"Computation behind this page: {' and '.join(parts) or 'none'}.")
+    machines = [record["machine"] for record in lab.generations.values()]
+    threads = _threads([*machines, *(result.machine for result in lab.results.values())])
+    on = f", each on {threads}" if parts else ""
+    return Markdown(f"Computation behind this page: {' and '.join(parts) or 'none'}{on}.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _threads(machines: list[dict[str, Any]]) -> str:
+    """E.g. "1 thread", "1 or 2 threads"."""
+    numbers = sorted({int(machine["threads"]) for machine in machines})
+    return " or ".join(map(str, numbers)) + (" thread" if numbers == [1] else " threads")
