@@ -211,7 +211,7 @@ def test_another_table_by_its_setting():
 def test_style_names_and_tints_verdicts():
     html = style_table(comparison_table(RESULTS), caption="A caption").to_html()
     assert "A caption" in html
-    assert "protects less" in html
+    assert "\nprotects less" in html
     assert html.count("background-color") >= 3
     assert 'class="row_heading' not in html
     assert "<caption" not in style_table(comparison_table(RESULTS)).to_html()

@@ -341,28 +341,36 @@ def verdict_counts(frame: pd.DataFrame, export: str) -> str:
 
 
 def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
-    """A comparison as HTML for a page: no index, verdicts tinted and named.
+    """A comparison as HTML for a page: no index; each verdict under its measured value, tinted.
 
     Args:
-        frame: of `comparison_table`, or any table that has verdict labels among its cells.
+        frame: of `comparison_table`.
         caption: shown above the table.
 
     Returns:
-        a pandas `Styler`; a notebook shows it as a table.
+        a pandas `Styler`; a notebook shows it as a table, narrow enough for a page.
     """
-    styler = frame.style.hide(axis="index").map(_tint)
+    shown = frame.drop(columns=[name for name in frame.columns if _last(name) == "verdict"])
+    for exploiter, kind in shown.columns:
+        if kind == "measured":  # a line each
+            verdicts = frame[(exploiter, "verdict")].where(lambda label: label != ABSENT, "")
+            shown[(exploiter, kind)] += "\n" + verdicts
+        elif kind == "export":
+            shown[(exploiter, kind)] = shown[(exploiter, kind)].str.replace("_", " ")
+    styler = shown.style.hide(axis="index").map(_tint)
     styler = styler.set_table_styles(
         [
-            {"selector": "th, td", "props": "padding: 0.3em 0.7em; text-align: right;"},
+            {"selector": "", "props": "font-size: 0.85em;"},
+            {"selector": "th, td", "props": "padding: 0.3em 0.6em; text-align: right;"},
             {"selector": "th.col_heading.level0", "props": "text-align: center;"},
-            {"selector": "td", "props": "white-space: nowrap;"},
+            {"selector": "td", "props": "white-space: pre; vertical-align: top;"},
             {
                 "selector": "caption",
                 "props": "caption-side: top; text-align: left; padding-bottom: 0.5em;",
             },
         ]
     )
-    texts = [name for name in frame.columns if _last(name) in ("defender", "export", "verdict")]
+    texts = [name for name in shown.columns if _last(name) in ("defender", "export")]
     styler = styler.set_properties(subset=texts, **{"text-align": "left"})
     return styler.set_caption(caption) if caption else styler
 
@@ -428,7 +436,7 @@ def _print(number: Published) -> str:
 
 
 def _tint(cell: object) -> str:
-    tint = _TINTS.get(str(cell))
+    tint = _TINTS.get(str(cell).split("\n")[-1])
     return f"background-color: {tint}; color: #1a1a1a;" if tint else ""
 
 
