@@ -360,8 +360,8 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
     styler = shown.style.hide(axis="index").map(_tint)
     styler = styler.set_table_styles(
         [
-            {"selector": "", "props": "font-size: 0.85em;"},
-            {"selector": "th, td", "props": "padding: 0.3em 0.6em; text-align: right;"},
+            {"selector": "", "props": "font-size: 0.76em;"},
+            {"selector": "th, td", "props": "padding: 0.3em 0.5em; text-align: right;"},
             {"selector": "th.col_heading.level0", "props": "text-align: center;"},
             {"selector": "td", "props": "white-space: pre; vertical-align: top;"},
             {
