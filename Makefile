@@ -1,4 +1,4 @@
-# make demo       one page in a minute or two on drawn images, then the book with it
+# make demo       one page in some three minutes on drawn images, then the book with it
 # make test       every check
 # make reproduce  every notebook into book/:  make reproduce PROFILE=cpu|paper [SEED=0] [N_SEEDS=2]
 # make lab        JupyterLab on the notebooks
@@ -7,7 +7,8 @@
 # make lock       write requirements.lock from what .venv has
 # make clean      remove what was built, not the store (.ulelib) and not .venv
 #
-# Each target first makes the Python environment, .venv, if it is missing or older than the lock.
+# Each target but lock and clean first makes the Python environment, .venv, if it is missing or older
+# than the lock.
 
 PROFILE ?= cpu
 SEED ?= 0
