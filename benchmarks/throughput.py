@@ -92,13 +92,14 @@ def torch_defaults(order: dict[str, Any]) -> None:
 def benchmark(profile_name: str, images: int, repeats: int) -> None:
     from ulelib import bilevel, exploiters, machine, views
     from ulelib.data import ImageSet
+    from ulelib.lab import Lab
     from ulelib.models import build_model
     from ulelib.pgd import signed_gradient_steps
     from ulelib.profiles import PROFILES
 
     profile = PROFILES[profile_name]
     loop, recipe = profile.loop, replace(profile.recipe, epochs=1)
-    precision = profile.precision if profile.precision != "fastest" else machine.fastest_precision()
+    precision = Lab(profile_name).precision
     batch, inner = recipe.batch_size, min(loop.inner_batch_size, images)
     outer, steps = min(loop.outer_batch_size, inner), max(1, images // batch)
 

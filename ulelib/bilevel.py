@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ulelib.data import ImageSet
-from ulelib.machine import autocast, device
+from ulelib.machine import autocast, device, seeded_model
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import signed_gradient_steps
 from ulelib.views import FIXED, View
@@ -231,9 +231,7 @@ def _start(count: int, pixels: torch.Tensor, gray_delta: bool) -> torch.Tensor:
 def _fresh(
     make_model: Callable[[], nn.Module], config: BilevelConfig, seed: int
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = make_model().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = seeded_model(make_model, seed)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,

@@ -1,6 +1,6 @@
 """The machine: which device computes, in which precision, and how its memory is handed out.
 
-Nothing here changes what is computed, only how fast; what was chosen is written into every record.
+These choices change how fast something is computed, and its last digits; every record says them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def keep_freed_memory() -> None:
@@ -48,6 +50,16 @@ def fastest_precision() -> str:
 def autocast(precision: str) -> torch.autocast:
     """The context in which a forward pass runs in `precision` (`"float32"` or `"bfloat16"`)."""
     return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def seeded_model(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """`make_model()`, its initial weights drawn under `seed`, on the device, channels last.
+
+    torch's own random generators are left as they were.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make_model().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def describe() -> dict[str, Any]:
