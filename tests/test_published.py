@@ -108,12 +108,16 @@ def cell(value, std=None):
     ("values", "printed", "label"),
     [
         ([50.0], cell(50), "reproduced"),
-        ([58.0], cell(50), "reproduced"),  # exactly the least tolerance: 0.10 x 80 points
+        ([58.0], cell(50), "reproduced"),  # exactly the tolerance: 0.10 x 80 points
         ([58.1], cell(50), "protects less"),
         ([41.9], cell(50), "protects more"),
-        ([60.0], cell(50, std=5.0), "reproduced"),  # 2 x 5 points
+        ([58.0], cell(50, std=5.0), "reproduced"),
+        ([58.1], cell(50, std=5.0), "within spread"),
+        ([60.0], cell(50, std=5.0), "within spread"),  # 2 x 5 points
         ([60.1], cell(50, std=5.0), "protects less"),
-        ([56.0, 64.0], cell(50), "reproduced"),  # sample std 5.66 points
+        ([40.0], cell(50, std=5.0), "within spread"),
+        ([39.9], cell(50, std=5.0), "protects more"),
+        ([56.0, 64.0], cell(50), "within spread"),  # sample std 5.66 points
     ],
 )
 def test_the_rule(values, printed, label):
@@ -125,7 +129,7 @@ def test_each_study_is_scaled_by_its_own_clean_accuracy():
     assert found.retained == pytest.approx(22 / 40)
     assert found.published_retained == pytest.approx(44 / 80)
     assert found.std == pytest.approx(math.sqrt(8))
-    assert found.tolerance == pytest.approx(2 * math.hypot(math.sqrt(8) / 40, 6 / 80))
+    assert found.spread == pytest.approx(2 * math.hypot(math.sqrt(8) / 40, 6 / 80))
     assert found.label == "reproduced"
     assert found.label in found.explanation
 

@@ -95,7 +95,7 @@ def about(lab: Lab) -> Markdown:
         ),
         "seeds": ", ".join(map(str, lab.seeds)),
         "machine": (
-            f"{where['device']}, {where['threads']} threads, {lab.precision}, "
+            f"{where['device']}, {_threads([where])}, {lab.precision}, "
             f"torch {where['torch']}, Python {where['python']}"
         ),
     }
