@@ -280,6 +280,11 @@ def test_settings_out_of_range_are_refused(changed: dict[str, float], message: s
         BilevelConfig(**changed)  # type: ignore[arg-type]
 
 
+def test_gray_noise_needs_a_gray_view() -> None:
+    with pytest.raises(ValueError, match=r"take views\.gray or"):
+        made_by(CONFIG, views.crop_flip, gray_delta=True)
+
+
 def test_defaults_are_the_papers() -> None:
     config = BilevelConfig()
     assert (255 * config.epsilon, 255 * config.step) == pytest.approx((8, 0.8))

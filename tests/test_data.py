@@ -334,6 +334,11 @@ def test_cifar_is_read_from_the_data_folder(folders: tuple[Path, Path]) -> None:
     mini = data.load("cifar100", "test", download=False)
     assert mini.name == "cifar100_mini"
     assert len(mini.classes) == 100
+    folders[1].mkdir(exist_ok=True)
+    fetched = folders[1] / "cifar100.npz"  # the whole set, once downloaded, comes first
+    write(fetched, content)
+    assert data.load("cifar100", "test", download=False).name == "cifar100"
+    fetched.unlink()
     write(folders[0] / "cifar100.npz", content)
     assert data.load("cifar100", "test", download=False).name == "cifar100"
 

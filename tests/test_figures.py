@@ -62,7 +62,7 @@ DRAWN = {
     ),
     "pipeline": lambda: figures.pipeline(pictures()[0], noise(3)[0], noise(1)[1], EPSILON),
     "energy": lambda: figures.energy_bars(
-        {"ULEO": {"luminance": 0.1, "chroma": 0.9, "constant": 0.6}}, title="energy"
+        {"ULEO": {"luminance": 0.1, "chroma": 0.9, "tiles": 0.8, "constant": 0.6}}, title="energy"
     ),
     "bars": lambda: figures.accuracy_bars(RESULTS, title="Table 2"),
     "convergence": lambda: figures.convergence(
@@ -123,6 +123,17 @@ def test_labels_differ_by_more_than_colour():
     assert styles["ULEO"] == figures._styles(["ULEO"])["ULEO"]
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_caption_stands_below_every_figure(name, monkeypatch):
+    caption = "profile smoke, seed 3"
+    shown = [DRAWN[name]()]
+    monkeypatch.setattr(figures, "_caption", caption)
+    shown.append(DRAWN[name]())
+    for figure, there in zip(shown, (False, True), strict=True):
+        titles = [legend.get_title().get_text() for legend in figure.legends]
+        assert (caption in [*titles, figure.get_supxlabel()]) == there
+
+
 def test_noise_is_gray_where_nothing_changes():
     shown = figures._noise_picture(torch.zeros(1, 4, 5), EPSILON)
     assert shown.shape == (4, 5, 3)
@@ -141,8 +152,9 @@ def test_bars_hold_only_what_was_measured():
 
 
 def test_energy_has_the_reference_bar():
-    shown = texts(figures.energy_bars({"ULEO": {"luminance": 0.1, "chroma": 0.9, "constant": 0.6}}))
-    assert {"random noise", "0.60", "0.001"} <= set(shown)
+    shares = {"luminance": 0.1, "chroma": 0.9, "tiles": 0.8, "constant": 0.6}
+    shown = texts(figures.energy_bars({"ULEO": shares}))
+    assert {"random noise", "0.80, 0.60", "0.06, 0.001"} <= set(shown)
 
 
 def test_what_cannot_be_drawn_is_refused():

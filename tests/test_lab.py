@@ -153,10 +153,39 @@ def test_stored_stages_are_not_computed_again(lab: Lab, monkeypatch: pytest.Monk
         raise AssertionError("computed again")
 
     monkeypatch.setattr(lab_module, "exploit", forbidden)
-    monkeypatch.setattr(lab_module, "minimise_error", forbidden)
+    monkeypatch.setattr("ulelib.defenders.minimise_error", forbidden)
     again = Lab("smoke", store=lab.store.folder)
     assert again.exploit("ULEO") == result
     assert torch.equal(again.perturbation("ULEO").delta, noise.delta)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"rounds": '])
+def test_a_damaged_generation_does_not_cost_its_trainings(tmp_path: Path, damage: str) -> None:
+    result = Lab("smoke", store=tmp_path).exploit("ULEO")
+    (record,) = tmp_path.glob("perturbation/*/record.json")
+    record.write_text(damage)
+    again = Lab("smoke", store=tmp_path)
+    with pytest.warns(UserWarning, match="how ULEO was made cannot be read"):
+        assert again.exploit("ULEO") == result
+    assert again.generations == {}
+    with pytest.warns(UserWarning, match="set aside"):
+        again.perturbation("ULEO")
+    assert len(again.generations) == 1
+
+
+def test_stages_carry_the_commit_of_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_module, "_commit", lambda: "then")
+    Lab("smoke", store=tmp_path).exploit("ULEO")
+    monkeypatch.setattr(lab_module, "_commit", lambda: "now")
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    again = Lab("smoke", store=tmp_path)
+    assert again.exploit("ULEO").commit == "then"
+    record = json.loads(again.save("page").read_text())
+    assert record["commit"] == "now"
+    (generation,) = record["generations"].values()
+    assert generation["commit"] == record["results"][0]["commit"] == "then"
 
 
 def test_export_is_of_no_effect_on_clean_images(lab: Lab) -> None:
@@ -324,6 +353,22 @@ def test_not_converged_keeps_the_partial_delta_in_the_store(
     assert partial.name in caught.value.__notes__[0]
     assert torch.equal(Perturbation.load(partial).delta, caught.value.perturbation.delta)
     assert not list((tmp_path / "perturbation").glob("*/artifact.json"))
+
+
+def test_not_converged_outlives_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Perturbation, path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    hopeless = dataclasses.replace(QUICK.loop, stop_error=1e-9, max_rounds=1)
+    monkeypatch.setitem(PROFILES, "smoke", dataclasses.replace(QUICK, loop=hopeless))
+    monkeypatch.setattr(Perturbation, "save", full)
+    with pytest.raises(NotConverged) as caught:
+        Lab("smoke", store=tmp_path).perturbation("ULEO")
+    assert "No space left" in caught.value.__notes__[0]
+    assert not list((tmp_path / "partial").iterdir())
 
 
 def test_default_folders_follow_the_environment(

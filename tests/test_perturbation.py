@@ -58,6 +58,14 @@ def test_exports_have_these_values(
     assert images.dtype == released.dtype == torch.uint8
 
 
+def test_noise_of_another_shape_and_images_of_another_type_are_refused() -> None:
+    images = random_images(6).images
+    with pytest.raises(ValueError, match="expected uint8 images and a delta of the same shape"):
+        apply_delta(images, torch.zeros(1, 3, 32, 32), 8 / 255)
+    with pytest.raises(ValueError, match="images are torch.float32"):
+        apply_delta(images / 255, torch.zeros(6, 3, 32, 32), 8 / 255)
+
+
 def test_exact_does_not_round_across_a_bound_between_two_levels() -> None:
     images = pixel(100, 100, 100)
     shown = apply_delta(images, noise(5.6, -5.6, 5.4), 5.6 / 255)
@@ -207,7 +215,7 @@ def test_strangers_files_are_refused_and_run_nothing(tmp_path: Path) -> None:
         stranger.write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.safetensors is not a perturbation"):
             Perturbation.load(stranger)
-    with pytest.raises(ValueError, match="is not a perturbation"):
+    with pytest.raises(FileNotFoundError):
         Perturbation.load(tmp_path / "there is none")
     assert not touched.exists()
 
@@ -263,8 +271,24 @@ def test_energy_shares_of_constructed_deltas() -> None:
     assert energy_shares(chroma)["chroma"] == pytest.approx(1)
     red = torch.zeros(1, 3, 2, 2)
     red[:, 0] = 1  # one primary: a third luminance, two thirds chroma
-    assert energy_shares(red) == pytest.approx({"luminance": 1 / 3, "chroma": 2 / 3, "constant": 1})
-    assert energy_shares(torch.zeros(2, 3, 4, 4)) == {"luminance": 0, "chroma": 0, "constant": 0}
+    assert energy_shares(red) == pytest.approx(
+        {"luminance": 1 / 3, "chroma": 2 / 3, "tiles": 1, "constant": 1}
+    )
+    assert set(energy_shares(torch.zeros(2, 3, 4, 4)).values()) == {0.0}
+
+
+def test_energy_of_tiles() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(8, 3, 3, 3, generator=generator)
+    coarse = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)  # 12x12
+    assert energy_shares(coarse)["tiles"] == pytest.approx(1)
+    assert energy_shares(coarse[:, :, :, :10])["tiles"] == pytest.approx(1)  # tiles cut in half
+    board = torch.arange(12)[:, None] + torch.arange(12)
+    fine = (2.0 * board.remainder(2) - 1).expand(1, 3, -1, -1)
+    assert energy_shares(fine)["tiles"] == pytest.approx(0, abs=1e-6)
+    assert energy_shares(coarse + fine)["tiles"] == pytest.approx(
+        (coarse.square().sum() / (coarse.square().sum() + 8 * fine.square().sum())).item()
+    )
 
 
 def test_energy_shares_of_independent_noise() -> None:
@@ -272,6 +296,7 @@ def test_energy_shares_of_independent_noise() -> None:
     shares = energy_shares(delta)
     assert shares["luminance"] == pytest.approx(1 / 3, abs=0.01)
     assert shares["chroma"] == pytest.approx(2 / 3, abs=0.01)
+    assert shares["tiles"] == pytest.approx(1 / 16, abs=0.005)
     assert shares["constant"] == pytest.approx(1 / 64, abs=0.005)
 
 

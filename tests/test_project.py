@@ -21,7 +21,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from ulelib.lab import read_results
+from ulelib.perturbation import EXPORTS
 from ulelib.profiles import PROFILES
+from ulelib.published import comparison_table, means, published
 from ulelib.store import canonical
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +90,7 @@ def test_there_are_notebooks() -> None:
         "02_uleo",
         "03_grayscale_exploiter",
         "05_grayaug",
+        "05b_released_loop",
         "intro",
     }
 
@@ -150,6 +154,60 @@ class TestPage:
         for cell in notebook.cells:
             assert set(cell.metadata) <= {"tags"}
         assert not re.search(r"\d+%\|", path.read_text())
+
+
+def shown_html(name: str) -> str:
+    outputs = [output for cell in cells(ROOT / "book" / f"{name}.ipynb") for output in cell.outputs]
+    return "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+
+
+@pytest.mark.parametrize(
+    ("page", "record", "table", "where"),
+    [
+        ("intro", "05_grayaug", "2", {}),
+        ("03_grayscale_exploiter", "03_grayscale_exploiter", "1", {"setting": ""}),
+        ("05_grayaug", "05_grayaug", "2", {}),
+        ("05b_released_loop", "05b_released_loop", "2", {}),
+    ],
+)
+def test_tables_show_the_committed_records(
+    page: str, record: str, table: str, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
+    results, _ = read_results(record, "cpu")
+    shown = shown_html(page)
+    frame = comparison_table(results, table, **where)
+    place = 0
+    for _, row in frame.iterrows():
+        for exploiter in ("standard", "gray"):
+            cell = f"{row[(exploiter, 'measured')]}\n{row[(exploiter, 'verdict')]}"
+            place = shown.find(cell, place)
+            assert place >= 0, f"{page} does not show {cell!r}: make reproduce, {record} and {page}"
+
+
+def test_what_05_says_of_the_cpu_profile_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its section "What holds" is prose about the committed record."""
+    monkeypatch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
+    results, record = read_results("05_grayaug", "cpu")
+    assert len(record["seeds"]) == 2 and record["images"]["train"][:2] == ["cifar10", 20_000]
+    mean = means(results)
+    clean_gray = mean["clean", "-", "gray"]
+    frame = comparison_table(results, "2").set_index([("", "defender"), ("", "export")])
+    for export in EXPORTS:  # gray defeats ULEO
+        assert mean["ULEO", export, "gray"] > clean_gray - 10
+        assert frame.loc[("ULEO", export), ("gray", "verdict")] == "reproduced"
+    for exploiter in ("standard", "gray"):
+        printed = published("2", defender="ULEO-GrayAugs", exploiter=exploiter).value
+        verdicts = frame[(exploiter, "verdict")]
+        assert verdicts["ULEO-GrayAugs", "exact"] == "reproduced"
+        assert mean["ULEO-GrayAugs", "as_released", exploiter] > 1.5 * printed
+        # Gray alone protects as well with both signs, and better as released.
+        exact = [mean[f"ULEO-Gray{end}", "exact", exploiter] for end in ("s", "Augs")]
+        assert abs(exact[0] - exact[1]) < 2
+        assert verdicts["ULEO-Grays", "as_released"] == "reproduced"
+        assert verdicts["ULEO-Grays", "exact"] != "reproduced"
+        released = [mean[f"ULEO-Gray{end}", "as_released", exploiter] for end in ("s", "Augs")]
+        assert released[0] < released[1] - 5
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=str)

@@ -189,6 +189,16 @@ def test_comparison_is_in_the_papers_order():
     assert [*frame[("standard", "verdict")]] == ["reference", "—", "—", "—", "—"]
 
 
+def test_a_variant_is_compared_with_its_defenders_row():
+    variant = "ULEO-GrayAugs (released loop)"
+    frame = comparison_table([result(variant, "gray", 27.0), *RESULTS])
+    assert [*frame[("", "defender")]][2:5] == ["ULEO-GrayAugs", "ULEO-GrayAugs", variant]
+    row = frame.iloc[4]
+    assert row[("gray", "published")] == "24.98 ± 5.84 (5)"
+    assert row[("gray", "verdict")] == "reproduced"
+    assert "ULEO-GrayAugs\n(released loop)" in style_table(frame).to_html()
+
+
 def test_comparison_ignores_order_and_repetition():
     assert comparison_table([*RESULTS[::-1], *RESULTS]).equals(comparison_table(RESULTS))
 

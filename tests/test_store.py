@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -160,6 +161,25 @@ def test_other_io_errors_pass_through(store: Store) -> None:
         store.get("number", SPEC, denied, load)
 
 
+def test_a_store_that_cannot_be_written_says_what_to_do(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(PermissionError, match="Set ULELIB_STORE to a folder that can"):
+        store.get("number", SPEC, compute, load)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"sha256": []}', "17"])
+def test_a_manifest_of_another_form_is_damage(store: Store, manifest: str) -> None:
+    store.get("number", SPEC, compute, load)
+    (artifact(store) / "artifact.json").write_text(manifest)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert store.get("number", SPEC, compute, load) == "seventeen"
+
+
 def test_write_text_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "record.json"
     write_text(path, "first ε")
@@ -211,10 +231,12 @@ def test_rivals_compute_once(tmp_path: Path) -> None:
     while len(list(tmp_path.glob("ready-*"))) < 2 or not (tmp_path / "begun").exists():
         assert all(rival.poll() is None for rival in rivals) and time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.3)  # the second one is at the lock by now
+    time.sleep(3)  # the second one is at the lock by now, and has said so
     (tmp_path / "go").touch()
     outputs = [rival.communicate(timeout=60)[0] for rival in rivals]
-    assert [output.strip() for output in outputs] == ["seventeen", "seventeen"]
+    first, second = sorted((output.strip() for output in outputs), key=len)
+    assert first == "seventeen"
+    assert re.fullmatch(r"another process computes number \w+; waiting for it\nseventeen", second)
     assert (tmp_path / "count").read_text() == "1"
 
 
@@ -241,7 +263,8 @@ def reported(name, module, attribute):
             setattr(*last, at_the_end_of_a_pass)
         return inner(*arguments, **options)
     setattr(module, attribute, wrapped)
-reported("generation", lab_module, "minimise_error")
+from ulelib import defenders
+reported("generation", defenders, "minimise_error")
 reported("training", lab_module, "exploit")
 lab = lab_module.Lab("smoke", store=folder / "store")
 print(lab.exploit().accuracy, lab.exploit("ULEO").accuracy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -86,6 +87,27 @@ def test_runner_refuses_bad_input(arguments: list[str], message: str, tmp_path: 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_demo_adds_its_page_to_a_copy_of_the_book(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = tool("demo")
+    monkeypatch.setattr(demo, "FOLDER", tmp_path)
+    (tmp_path / "pages").mkdir()
+    page = ROOT / "book" / f"{demo.NOTEBOOK}.ipynb"  # any executed page will do
+    shutil.copy(page, tmp_path / "pages")
+    contents = (ROOT / "_toc.yml").read_text()
+    demo.stage(tmp_path / "book")
+    index = demo.build(tmp_path / "book")  # a warning would end it
+    shown = index.parent.joinpath(f"{demo.PAGE}.html").read_text()
+    assert "Made on this machine" in shown and "Table 2" in shown
+    assert index.is_file() and (index.parent / "intro.html").is_file()
+    assert (ROOT / "_toc.yml").read_text() == contents
+    (tmp_path / "book" / "glossary.md").write_text("# Glossary\n\n[](nowhere)\n")
+    with pytest.raises(SystemExit, match="the book was not built"):
+        demo.build(tmp_path / "book")
 
 
 def test_lock_marks_what_exists_on_linux_only() -> None:

@@ -55,7 +55,7 @@ def build(folder: Path) -> Path:
         SystemExit: the build failed; the message has the end of its log.
     """
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    command = [str(jupyter_book), "build", str(folder)]
+    command = [str(jupyter_book), "build", "-W", "-n", "--keep-going", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     (FOLDER / "build.log").write_text(done.stdout)
     if done.returncode:

@@ -35,8 +35,9 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def main() -> int:
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     options = _options(names)
-    if options.into == BOOK:  # its pages and the records in `results` belong together
-        os.environ.setdefault("ULELIB_RESULTS", str(ROOT / "results"))
+    # Pages and the records that they write and read belong together.
+    records = ROOT / "results" if options.into == BOOK else options.into / "results"
+    os.environ.setdefault("ULELIB_RESULTS", str(records))
     n_seeds = PROFILES[options.profile].seeds if options.n_seeds is None else options.n_seeds
     parameters = {"profile": options.profile, "seed": options.seed, "n_seeds": n_seeds}
     chosen = options.names or names

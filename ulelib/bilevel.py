@@ -114,7 +114,8 @@ def minimise_error(
         make_model: builds an untrained source model F', from `(B, 3, H, W)` float in [0, 1] to
             logits `(B, C)`; called under `seed`.
         view: how F' sees a clean image (identity, crop+flip, gray, gray of crop+flip), drawn anew
-            for every pass.
+            for every pass. One that is not in `views.FIXED` counts as random: its noise is not
+            held in the pixel range of one drawn image, and Eval draws it again.
         config: the settings.
         gray_delta: one value in all three channels of a pixel (section 4.2: "restricted to have
             the same values in all three channels"); `view` must then return gray images.
@@ -126,6 +127,7 @@ def minimise_error(
         name: of the defender, for messages and records.
 
     Raises:
+        ValueError: `gray_delta` with a view whose channels differ.
         NotConverged: `max_rounds` passed; the exception carries the partial perturbation.
         Diverged: the source model's loss is not finite.
     """
@@ -135,6 +137,8 @@ def minimise_error(
     # Whole and uint8, in the memory order that convolutions want; cast batch by batch.
     pixels = images.images.to(where).contiguous(memory_format=torch.channels_last)
     labels = images.labels.to(where)
+    if gray_delta:
+        _check_gray(view, pixels)
     owner = labels if class_wise else torch.arange(len(images), device=where)  # row of delta
     delta = _start(len(images.classes) if class_wise else len(images), pixels, gray_delta)
     if config.random_start:
@@ -239,6 +243,15 @@ def _fresh(
         weight_decay=config.weight_decay,
     )
     return model, optimizer
+
+
+def _check_gray(view: View, pixels: torch.Tensor) -> None:
+    red, green, blue = view(_to_float(pixels[:8]), torch.Generator().manual_seed(0)).unbind(1)
+    if not (torch.equal(red, green) and torch.equal(red, blue)):
+        raise ValueError(
+            "gray_delta keeps one value for all three channels, but the view returns colour "
+            "images: take views.gray or views.gray_crop_flip, or gray_delta=False"
+        )
 
 
 def _draw_seed(generator: torch.Generator) -> int:

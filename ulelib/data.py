@@ -55,7 +55,8 @@ CIFAR100_CLASSES = (
     "willow_tree", "wolf", "woman", "worm",
 )  # fmt: skip
 CLASSES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
-# Files looked for in $ULELIB_DATA, in this order. The mini set holds a fifth of CIFAR-100.
+# Files looked for: the whole set in $ULELIB_DATA and among the downloaded ones, then the mini set
+# in $ULELIB_DATA, a fifth of CIFAR-100.
 FILES = {"cifar10": ("cifar10.npz",), "cifar100": ("cifar100.npz", "cifar100_mini.npz")}
 SPLITS = ("train", "test")
 CACHE_FORMAT = 2  # rises when the same file is parsed differently
@@ -367,7 +368,7 @@ def _find(name: str, download: bool) -> Path:
     folder = os.environ.get("ULELIB_DATA")
     places = [Path(folder).expanduser() / file for file in FILES[name]] if folder else []
     fetched = _cache_folder() / f"{name}.npz"
-    for place in (*places, fetched):
+    for place in (*places[:1], fetched, *places[1:]):
         if place.is_file():
             return place
     looked = " and ".join(map(str, places)) if places else "ULELIB_DATA is not set"

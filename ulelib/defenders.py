@@ -8,10 +8,15 @@ ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from ulelib import views
-from ulelib.bilevel import BilevelConfig
+from ulelib.bilevel import BilevelConfig, minimise_error
+from ulelib.data import ImageSet
+from ulelib.perturbation import Perturbation
 from ulelib.views import View
 
 
@@ -39,6 +44,29 @@ class Defender:
         """The loop's settings for this defender."""
         return replace(config, step=self.step_factor * config.step)
 
+    def protect(
+        self,
+        images: ImageSet,
+        make_model: Callable[[], nn.Module],
+        config: BilevelConfig,
+        *,
+        seed: int = 0,
+        precision: str = "float32",
+    ) -> Perturbation:
+        """Algorithm 1 with this defender's view; arguments and errors: `bilevel.minimise_error`."""
+        return minimise_error(
+            images,
+            make_model,
+            self.view,
+            self.configure(config),
+            gray_delta=self.gray_delta,
+            class_wise=self.class_wise,
+            stop_view=self.stop_view,
+            seed=seed,
+            precision=precision,
+            name=self.name,
+        )
+
 
 ULEO = Defender("ULEO", views.identity)
 ULEO_AUGS = Defender("ULEO-Augs", views.crop_flip)
@@ -46,19 +74,15 @@ ULEO_GRAYS = Defender("ULEO-Grays", views.gray, gray_delta=True)
 ULEO_GRAYAUGS = Defender("ULEO-GrayAugs", views.gray_crop_flip, gray_delta=True)
 
 
-def gray_loop_as_released(defender: Defender) -> Defender:
-    """A gray defender with the released loop's two departures from the paper.
-
-    Its step is the sum of the gradient's signs over the three channels, so three times as long
-    (ULE-GrayAug `toolbox.py:50`); its stop test sees cropped colour images (`perturbation.py:266`).
-    """
-    return replace(
-        defender,
-        name=f"{defender.name} (released loop)",
-        step_factor=3.0,
-        stop_view=views.crop_flip,
-    )
-
+# The released loop departs from the paper in two ways: its step is the sum of the gradient's signs
+# over the three channels, so three times as long (ULE-GrayAug `toolbox.py:50`), and its stop test
+# sees cropped colour images (`perturbation.py:266`).
+ULEO_GRAYAUGS_RELEASED = replace(
+    ULEO_GRAYAUGS,
+    name="ULEO-GrayAugs (released loop)",
+    step_factor=3.0,
+    stop_view=views.crop_flip,
+)
 
 DEFENDERS = {
     defender.name: defender
@@ -67,8 +91,8 @@ DEFENDERS = {
         ULEO_AUGS,
         ULEO_GRAYS,
         ULEO_GRAYAUGS,
+        # With the profile's inner steps; the released class-wise command takes one step a batch.
         replace(ULEO, name="ULEO class-wise", class_wise=True),
-        gray_loop_as_released(ULEO_GRAYS),
-        gray_loop_as_released(ULEO_GRAYAUGS),
+        ULEO_GRAYAUGS_RELEASED,
     )
 }

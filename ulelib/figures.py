@@ -21,6 +21,7 @@ import torch
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
@@ -40,12 +41,20 @@ _COLOURS += [_PALETTE[8], _PALETTE[9]]
 _EXPORT_STYLE = {"exact": (_PALETTE[0], ""), "as_released": (_PALETTE[1], "////")}
 
 
-def use_style() -> None:
+_caption = ""
+
+
+def use_style(caption: str = "") -> None:
     """Set the look of every figure: colour-blind palette, quiet axes, 150 dots an inch.
+
+    `caption` is printed small below each figure, e.g. `ulelib.page.caption(lab)`, so that a figure
+    taken out of its page still says what it was measured on.
 
     In a notebook also choose the backend that shows figures there, which an `MPLBACKEND` set for
     the whole machine would otherwise replace by one that shows none.
     """
+    global _caption
+    _caption = caption
     shell = get_ipython()
     if shell is not None and hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")
@@ -241,15 +250,15 @@ def pipeline(
 def energy_bars(
     shares: Mapping[str, Mapping[str, float]], pixels: int = 32 * 32, title: str | None = None
 ) -> Figure:
-    """Where each perturbation's energy lies: colour, and how much of it is constant in space.
+    """Where each perturbation's energy lies: colour, and how much of it varies slowly in space.
 
     Args:
         shares: by defender, of `ulelib.perturbation.energy_shares`: "luminance" and "chroma", which
-            add up to 1, and "constant", each in [0, 1].
+            add up to 1, and "tiles" and "constant", each in [0, 1].
         pixels: H W of the images; independent noise, the reference bar, is constant by 1 / pixels.
         title: above both panels.
     """
-    noise = {"luminance": 1 / 3, "chroma": 2 / 3, "constant": 1 / pixels}
+    noise = {"luminance": 1 / 3, "chroma": 2 / 3, "tiles": 1 / 16, "constant": 1 / pixels}
     bars = {**shares, "random noise": noise}
     names, y = [*bars], np.arange(len(bars))
     figure, (left, right) = plt.subplots(
@@ -261,22 +270,25 @@ def energy_bars(
     )
     luminance = np.array([bar["luminance"] for bar in bars.values()])
     chroma = np.array([bar["chroma"] for bar in bars.values()])
+    tiles = np.array([bar["tiles"] for bar in bars.values()])
     constant = np.array([bar["constant"] for bar in bars.values()])
     edge = {"edgecolor": "white", "height": 0.62, "linewidth": 0.8}
     left.barh(y, luminance, color="0.62", label="luminance (R = G = B)", **edge)
     left.barh(y, chroma, left=luminance, color=_PALETTE[4], hatch="...", label="chroma", **edge)
-    right.barh(y, constant, color=_PALETTE[9], **edge)
-    for place, share in zip(y, constant, strict=True):
-        text = f"{share:.2f}" if share >= 0.005 else f"{share:.3f}"
+    right.barh(y, tiles, color=_PALETTE[9], label="mean of each 4x4 tile", **edge)
+    right.barh(y, constant, color=_INK, label="mean of the image", **(edge | {"height": 0.25}))
+    for place, share, whole in zip(y, tiles, constant, strict=True):
+        text = f"{share:.2f}, {whole:.2f}" if whole >= 0.005 else f"{share:.2f}, {whole:.3f}"
         right.text(min(share, 1.0) + 0.02, place, text, va="center", fontsize=8)
     for axis in (left, right):
         axis.grid(False, axis="y")
         axis.axhline(len(bars) - 1.5, color="0.5", linewidth=0.8)
         axis.tick_params(axis="y", length=0)
     left.set(yticks=y, yticklabels=names, xlim=(0, 1), xlabel="share of the energy")
-    right.set(xlim=(0, 1.14), xticks=np.linspace(0, 1, 6), xlabel="share constant over the image")
+    right.set(xlim=(0, 1.28), xticks=np.linspace(0, 1, 6), xlabel="share left by averaging")
     left.invert_yaxis()
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
+    for axis in (left, right):
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
     return _closed(figure)
@@ -329,8 +341,9 @@ def accuracy_bars(
                 values = list({r.seed: r.accuracy for r in here if _export(r) == export}.values())
                 if values:
                     _bar(axis, first + slot * height, values, height, export)
+            row_of = name.split(" (")[0]  # a variant stands beside its defender's number
             rows = published[
-                (published["defender"] == name) & (published["exploiter"] == exploiter)
+                (published["defender"] == row_of) & (published["exploiter"] == exploiter)
             ]
             for _, row in rows.iterrows():
                 axis.errorbar(
@@ -576,6 +589,11 @@ def _arrow(
 
 
 def _closed(figure: Figure) -> Figure:
-    """Close it for pyplot, so that a notebook shows the returned figure once and not twice."""
+    """With the caption; closed for pyplot, so that a notebook shows the returned figure once."""
+    if _caption and figure.legends:  # a legend outside of the axes would cover a label there
+        figure.legends[0].set_title(_caption, prop=FontProperties(size=6.5))
+        figure.legends[0].get_title().set_color("0.35")
+    elif _caption:
+        figure.supxlabel(_caption, fontsize=6.5, color="0.35")
     plt.close(figure)
     return figure

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import subprocess
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ulelib import machine
-from ulelib.bilevel import NotConverged, minimise_error
+from ulelib.bilevel import NotConverged
 from ulelib.data import DataUnavailable, ImageSet, is_available, load, stratified_subset
 from ulelib.defenders import DEFENDERS, Defender
 from ulelib.exploiters import EXPLOITERS, Training, exploit
@@ -81,6 +82,8 @@ class Result:
         seconds: of the training.
         key: of the training in the store.
         machine: where it ran, see `machine.describe`.
+        commit: of the code that trained it, "+" behind it where the tree differed; None without git
+            or for a stage stored before commits were.
     """
 
     defender: str
@@ -93,6 +96,7 @@ class Result:
     seconds: float
     key: str
     machine: dict[str, Any]
+    commit: str | None = None
 
 
 class Lab:
@@ -164,7 +168,7 @@ class Lab:
         def compute(folder: Path) -> None:
             made = self._generate(chosen, seed)
             made.save(folder / "delta.safetensors")
-            record = {"machine": machine.describe(), "rounds": made.rounds, "seconds": made.seconds}
+            record = {"rounds": made.rounds, "seconds": made.seconds, **_made_by()}
             (folder / "record.json").write_text(json.dumps(record))
 
         def read(folder: Path) -> Perturbation:
@@ -225,7 +229,7 @@ class Lab:
                 seed=seed,
                 precision=self.precision,
             )
-            record = {"training": dataclasses.asdict(training), "machine": machine.describe()}
+            record = {"training": dataclasses.asdict(training), **_made_by()}
             (folder / "record.json").write_text(json.dumps(record))
 
         def read(folder: Path) -> Result:
@@ -242,6 +246,7 @@ class Lab:
                 seconds=training.seconds,
                 key=key_of(spec),
                 machine=record["machine"],
+                commit=record.get("commit"),
             )
 
         result = self.store.get("training", spec, compute, read)
@@ -270,7 +275,10 @@ class Lab:
         return [self.exploit(*cell) for cell in progress]
 
     def save(self, name: str) -> Path:
-        """Write `PROFILE/NAME.json`: specs, per-seed values, curves, machine, seconds.
+        """Write `PROFILE/NAME.json`: settings, per-seed values, curves, machine, seconds.
+
+        Every stage has the commit of the code that computed it, the record that of the code which
+        put them together.
 
         It goes to the folder `$ULELIB_RESULTS`, else `_build/results` in the project: only
         `make reproduce` replaces the book's own records, in `results`.
@@ -288,8 +296,7 @@ class Lab:
             },
             "generations": self.generations,
             "results": [dataclasses.asdict(result) for result in self.results.values()],
-            "commit": _commit(),
-            "machine": machine.describe(),
+            **_made_by(),
         }
         write_text(path, json.dumps(record, indent=1) + "\n")
         return path
@@ -335,30 +342,39 @@ class Lab:
 
     def _note_generation(self, spec: GenerationSpec, defender: str, folder: Path) -> None:
         path = folder / "record.json"
-        if path.exists():  # a perturbation may have been removed since; its trainings stay
-            record = json.loads(path.read_text())
+        if not path.exists():  # a perturbation may have been removed since; its trainings stay
+            return
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
             self.generations[key_of(spec)] = {"defender": defender, "seed": spec.seed, **record}
+        except (OSError, ValueError, TypeError) as error:  # the training does not depend on it
+            warnings.warn(
+                f"how {defender} was made cannot be read ({error}); the record leaves it out. "
+                "Asking for the perturbation itself computes it again",
+                stacklevel=3,
+            )
 
     def _generate(self, defender: Defender, seed: int) -> Perturbation:
         try:
-            return minimise_error(
+            return defender.protect(
                 self.train_set,
                 self._make_model,
-                defender.view,
-                defender.configure(self.profile.loop),
-                gray_delta=defender.gray_delta,
-                class_wise=defender.class_wise,
-                stop_view=defender.stop_view,
+                self.profile.loop,
                 seed=seed,
                 precision=self.precision,
-                name=defender.name,
             )
         except NotConverged as error:
             key = key_of(self._generation_spec(defender, seed))
             path = self.store.folder / "partial" / f"{key}.safetensors"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            error.perturbation.save(path)
-            error.add_note(f"It is kept in the store too, as partial/{path.name}.")
+            part = path.with_suffix(".part")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                error.perturbation.save(part)
+                os.replace(part, path)
+                error.add_note(f"It is kept in {path}, too.")
+            except OSError as trouble:  # what the loop made is still in the exception
+                part.unlink(missing_ok=True)
+                error.add_note(f"It could not be kept in {path}: {trouble}")
             raise
 
 
@@ -376,8 +392,7 @@ def read_results(name: str, profile: str) -> tuple[list[Result], dict[str, Any]]
     path = _default_folder("ULELIB_RESULTS", "results") / profile / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"there is no record results/{profile}/{name}.json; make it with "
-            f"`make reproduce PROFILE={profile}`"
+            f"there is no record {path}; make it with `make reproduce PROFILE={profile}`"
         )
     record = json.loads(path.read_text(encoding="utf-8"))
     results = [Result(**{**row, "curve": tuple(row["curve"])}) for row in record["results"]]
@@ -412,6 +427,10 @@ def _default_folder(variable: str, name: str) -> Path:
         return Path(os.environ[variable])
     project = Path(__file__).resolve().parent.parent
     return (project if (project / "pyproject.toml").exists() else Path.cwd()) / name
+
+
+def _made_by() -> dict[str, Any]:
+    return {"machine": machine.describe(), "commit": _commit()}
 
 
 def _commit() -> str | None:

@@ -65,12 +65,10 @@ def _assigned(source: str) -> set[str]:
 
 def caption(lab: Lab) -> str:
     """One line for every table and figure: data, profile, seeds."""
-    seeds = ", ".join(map(str, lab.seeds))
     fell_back = "; CIFAR-10 was not at hand" if lab.fell_back else ""
-    return (
-        f"{len(lab.train_set):,} training and {len(lab.test_set):,} test images of "
-        f"{lab.train_set.name}, profile {lab.profile.name}, seed {seeds}{fell_back}"
-    )
+    images = f"{len(lab.train_set):,} training and {len(lab.test_set):,} test images"
+    on = f"{images} of {lab.train_set.name}, profile {lab.profile.name}"
+    return f"{on}, {_seeds(lab.seeds)}{fell_back}"
 
 
 def about(lab: Lab) -> Markdown:
@@ -127,7 +125,7 @@ def record_caption(record: dict[str, Any]) -> str:
     (train, n_train, _), (_, n_test, _) = record["images"]["train"], record["images"]["test"]
     return (
         f"{n_train:,} training and {n_test:,} test images of {train}, profile "
-        f"{record['profile']['name']}, seed {', '.join(map(str, record['seeds']))}"
+        f"{record['profile']['name']}, {_seeds(record['seeds'])}"
     )
 
 
@@ -159,6 +157,10 @@ def spent(lab: Lab) -> Markdown:
     threads = _threads([*machines, *(result.machine for result in lab.results.values())])
     on = f", each on {threads}" if parts else ""
     return Markdown(f"Computation behind this page: {' and '.join(parts) or 'none'}{on}.")
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _count(number: int, noun: str) -> str:

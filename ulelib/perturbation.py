@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -127,6 +128,7 @@ class Perturbation:
 
         Raises:
             ValueError: not such a file, truncated, or values out of range.
+            OSError: there is no such file, or it cannot be opened.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -140,7 +142,7 @@ class Perturbation:
                     rounds=tuple(float(error) for error in meta["rounds"]),
                     seconds=float(meta["seconds"]),
                 )
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{Path(path).name} is not a perturbation written by ulelib, or it is damaged: "
                 f"{error}"
@@ -164,10 +166,15 @@ def apply_delta(
         `(N, 3, H, W)` uint8.
 
     Raises:
-        ValueError: unknown export.
+        ValueError: unknown export, images that are not uint8, or a delta of another shape.
     """
     if export not in EXPORTS:
         raise ValueError(f"export {export!r}; choose from {EXPORTS}")
+    if images.dtype != torch.uint8 or delta.shape != images.shape:
+        raise ValueError(
+            f"images are {images.dtype} {tuple(images.shape)} and delta is {tuple(delta.shape)}; "
+            "expected uint8 images and a delta of the same shape"
+        )
     levels = 255 * delta
     if export == "as_released":
         return (images + levels.clamp(0, 255)).clamp(0, 255).to(torch.uint8)
@@ -184,18 +191,24 @@ def energy_shares(delta: torch.Tensor) -> dict[str, float]:
 
     Returns:
         shares of the total squared norm, each in [0, 1]: "luminance" (the projection on the gray
-        axis R = G = B) and "chroma" (orthogonal to it), which add up to 1; and "constant", the
-        part that does not vary over the image (each channel's mean), whatever its colour.
-        Independent noise would give 1/3, 2/3 and 1/(H W).
+        axis R = G = B) and "chroma" (orthogonal to it), which add up to 1; and, whatever its
+        colour, "tiles", what is left if every tile of 4x4 pixels takes its mean, and "constant",
+        what is left if the whole image does. Independent noise would give 1/3, 2/3, 1/16 and
+        1/(H W).
     """
     delta = delta.expand(-1, 3, -1, -1)
     total = delta.square().sum(dtype=torch.float64)
     luminance = delta.mean(1, keepdim=True).expand_as(delta).square().sum(dtype=torch.float64)
     constant = delta.mean((2, 3), keepdim=True).expand_as(delta).square().sum(dtype=torch.float64)
+    means = F.avg_pool2d(delta, 4, ceil_mode=True)  # of the pixels that a tile at the border has
+    spread = means.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    spread = spread[:, :, : delta.shape[2], : delta.shape[3]]
+    tiles = spread.square().sum(dtype=torch.float64)
     if total == 0:
-        return {"luminance": 0.0, "chroma": 0.0, "constant": 0.0}
+        return {"luminance": 0.0, "chroma": 0.0, "tiles": 0.0, "constant": 0.0}
     shares = {"luminance": luminance / total, "chroma": 1 - luminance / total}
-    return {name: float(share) for name, share in (shares | {"constant": constant / total}).items()}
+    shares |= {"tiles": tiles / total, "constant": constant / total}
+    return {name: float(share) for name, share in shares.items()}
 
 
 def added_levels(clean: torch.Tensor, published: torch.Tensor) -> dict[str, float]:

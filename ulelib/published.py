@@ -263,6 +263,8 @@ def comparison_table(
 ) -> pd.DataFrame:
     """Measured beside published, one row for each defender and export, in the paper's order.
 
+    A variant of a defender, "ULEO-GrayAugs (released loop)", is compared with that defender's row.
+
     Args:
         results: e.g. of `Lab.exploit`; must hold the standard exploiter on clean images.
         table: the published table; a cell it lacks shows a dash.
@@ -305,7 +307,7 @@ def comparison_table(
         line = {("", "defender"): defender, ("", "export"): export}
         for exploiter in exploiters:
             values = cells.get((defender, export, exploiter))
-            printed = prints.get((defender, exploiter))
+            printed = prints.get((_row_of(defender), exploiter))
             label = ABSENT
             if values and printed:
                 label = verdict(
@@ -364,6 +366,8 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
             shown[(exploiter, kind)] += "\n" + verdicts
         elif kind == "export":
             shown[(exploiter, kind)] = shown[(exploiter, kind)].str.replace("_", " ")
+        elif kind == "defender":  # a variant on a line of its own
+            shown[(exploiter, kind)] = shown[(exploiter, kind)].str.replace(" (", "\n(")
     styler = shown.style.hide(axis="index").map(_tint)
     styler = styler.set_table_styles(
         [
@@ -425,8 +429,13 @@ def _ordered(keys: Iterable[tuple[str, str]], order: Sequence[str]) -> list[tupl
     """Distinct (name, export): by the name's place in `order` (others behind), then by export."""
     distinct = list(dict.fromkeys(keys))
     known = list(dict.fromkeys(order))
-    place = {key: known.index(key[0]) if key[0] in known else len(known) for key in distinct}
+    rows = {key: _row_of(key[0]) for key in distinct}
+    place = {key: known.index(row) if row in known else len(known) for key, row in rows.items()}
     return sorted(distinct, key=lambda key: (place[key], key[0], _EXPORTS.index(key[1])))
+
+
+def _row_of(defender: str) -> str:
+    return defender.split(" (")[0]
 
 
 def _text(values: Sequence[float]) -> str:

@@ -8,23 +8,27 @@ lets two processes that want the same artifact compute it once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 T = TypeVar("T")
 
 MANIFEST = "artifact.json"
+# What reading a damaged artifact raises, whatever stands in its files.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError)
 
 
 def canonical(spec: Any) -> str:
@@ -63,6 +67,8 @@ class Store:
             compute: fills a given empty folder with files.
             load: reads such a folder; a ValueError means that it is damaged.
 
+        Where another process is at work on the same artifact, this one says so and waits.
+
         Raises:
             OSError: no space is left, or the folder cannot be written; what was finished stays.
         """
@@ -70,12 +76,12 @@ class Store:
         place = self.place(kind, spec)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(place.with_suffix(".lock")):
+            with _locked(place.with_suffix(".lock"), f"{kind} {key}"):
                 if place.exists():
                     try:
                         _verify(place)
                         return load(place)
-                    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+                    except DAMAGE as error:
                         aside = _set_aside(place)
                         warnings.warn(
                             f"{kind} {key} is damaged ({error}); set aside as {aside.name} and "
@@ -90,6 +96,14 @@ class Store:
                     errno.ENOSPC,
                     f"no space is left for {kind} {key}. What was finished before is kept: free "
                     "some space, or set ULELIB_STORE to a folder on another disk, and run again",
+                ) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and str(
+                error.filename
+            ).startswith(str(self.folder)):
+                raise OSError(
+                    error.errno,
+                    f"the store {self.folder} cannot be written ({error}). Set ULELIB_STORE to a "
+                    "folder that can",
                 ) from error
             raise
 
@@ -113,6 +127,20 @@ class Store:
         """Remove what a killed process left; its lock is ours now, so nobody writes there."""
         for leftover in place.parent.glob(f"{place.name}.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, what: str) -> Iterator[None]:
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=2)
+    except Timeout:
+        print(f"another process computes {what}; waiting for it", file=sys.stderr, flush=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def write_text(path: Path, text: str) -> None:
