@@ -18,7 +18,8 @@ import pytest
 
 from helpers import PROJECT
 
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+PHOTOGRAPHS = PROJECT / "notebooks" / "05b_released_loop.ipynb"  # not for drawn images
+NOTEBOOKS = sorted(set((PROJECT / "notebooks").glob("*.ipynb")) - {PHOTOGRAPHS})
 PAPERMILL = Path(sys.executable).parent / "papermill"
 HEADLINE = PROJECT / "notebooks" / "05_grayaug.ipynb"
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -108,6 +109,16 @@ def test_notebook_runs_in_the_smoke_profile(
     code = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code)
     assert "smoke" in shown(executed)
+
+
+@pytest.mark.slow
+def test_a_page_that_needs_photographs_says_so_at_once(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    target = tmp_path / "out.ipynb"
+    run = run_papermill(environment, str(PHOTOGRAPHS), str(target), "-p", "profile", "smoke")
+    assert run.returncode != 0
+    assert "this page needs photographs" in run.stderr and "ULELIB_DATA" in run.stderr
 
 
 def test_unknown_parameter_fails_before_anything_is_computed(

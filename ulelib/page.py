@@ -30,6 +30,20 @@ def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
     return Lab(profile, seed, n_seeds)
 
 
+def needs_photographs(lab: Lab) -> None:
+    """Refuse the drawn images of the smoke profile, on a page whose loop they never let end.
+
+    Raises:
+        ValueError: the lab is in the smoke profile; says what to do.
+    """
+    if lab.profile.name == "smoke":
+        raise ValueError(
+            "this page needs photographs, not the drawn images of the smoke profile: set "
+            "ULELIB_DATA to a folder that holds cifar10.npz, or connect to a network, and use the "
+            'profile "cpu" or "paper"'
+        )
+
+
 def check_parameters(cells: list[str]) -> None:
     """Refuse injected parameters that the notebook does not know.
 
