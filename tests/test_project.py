@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import nbformat
@@ -208,6 +209,23 @@ def test_what_05_says_of_the_cpu_profile_holds(monkeypatch: pytest.MonkeyPatch) 
         assert verdicts["ULEO-Grays", "exact"] != "reproduced"
         released = [mean[f"ULEO-Gray{end}", "as_released", exploiter] for end in ("s", "Augs")]
         assert released[0] < released[1] - 5
+
+
+def test_what_05b_says_of_the_cpu_profile_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
+    results, record = read_results("05b_released_loop", "cpu")
+    assert len(record["seeds"]) == 2 and record["images"]["train"][:2] == ["cifar10", 20_000]
+    stated, released = "ULEO-GrayAugs", "ULEO-GrayAugs (released loop)"
+    cells: dict[tuple[str, str, str], list[float]] = {}
+    for one in results:
+        cells.setdefault((one.defender, one.export, one.exploiter), []).append(one.accuracy)
+    for exploiter in ("standard", "gray"):
+        for export in EXPORTS:  # the loop: each mean lies among the other's seeds, or close by
+            first, second = cells[stated, export, exploiter], cells[released, export, exploiter]
+            assert abs(fmean(first) - fmean(second)) < max(stdev(first), stdev(second))
+        for defender in (stated, released):  # the export
+            exact, as_released = (cells[defender, export, exploiter] for export in EXPORTS)
+            assert min(as_released) > max(exact) + 10
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=str)
