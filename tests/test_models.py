@@ -136,3 +136,13 @@ def test_initial_weights_are_torchs_own(name: str) -> None:
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model 'resnet50'; choose from .*'resnet18'"):
         models.build_model("resnet50", 10)
+
+
+def test_convnet_can_start_without_a_bias_in_its_stem() -> None:
+    torch.manual_seed(0)
+    plain = build_model("convnet", 10)
+    torch.manual_seed(0)
+    started = build_model("convnet", 10, zero_bias=True)
+    first, second = plain.state_dict(), started.state_dict()
+    assert first["stem.0.bias"].abs().min() > 0 and not second["stem.0.bias"].any()
+    assert all(torch.equal(first[name], second[name]) for name in first if name != "stem.0.bias")
