@@ -140,9 +140,9 @@ def test_unknown_model_is_refused() -> None:
 
 def test_convnet_can_start_without_a_bias_in_its_stem() -> None:
     torch.manual_seed(0)
-    plain = build_model("convnet", 10)
+    plain = models.build_model("convnet", 10)
     torch.manual_seed(0)
-    started = build_model("convnet", 10, zero_bias=True)
+    started = models.build_model("convnet", 10, zero_bias=True)
     first, second = plain.state_dict(), started.state_dict()
     assert first["stem.0.bias"].abs().min() > 0 and not second["stem.0.bias"].any()
     assert all(torch.equal(first[name], second[name]) for name in first if name != "stem.0.bias")
