@@ -32,6 +32,7 @@ quick = dataclasses.replace(
         step=4 / 255, inner_steps=2, outer_batches=2, outer_batch_size=50, stop_error=0.99
     ),
     recipe=Recipe(epochs=2, batch_size=50, schedule="one_cycle"),
+    precision="float32",
 )
 profiles.PROFILES["smoke"] = quick
 """
