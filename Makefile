@@ -1,6 +1,8 @@
 # make demo       one page in some three minutes on drawn images, then the book with it
 # make test       every check
 # make reproduce  every notebook into book/:  make reproduce PROFILE=cpu|paper [SEED=0] [N_SEEDS=2]
+#                 [NAMES=05_grayaug] [WORKERS=2] [SCHEDULER=tcp://HOST:PORT, a Dask cluster]
+#                 [KEEP=1, to take recorded numbers as they are and compute what is new]
 # make lab        JupyterLab on the notebooks
 # make book       the committed pages as HTML, with nothing run
 # make lint       ruff and mypy
@@ -41,7 +43,8 @@ test: $(STAMP)
 
 reproduce: $(STAMP)
 	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --seed $(SEED) \
-	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(NAMES)
+	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
+	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(KEEP),--keep) $(NAMES)
 
 lab: $(STAMP)
 	$(RUN) -m jupyterlab

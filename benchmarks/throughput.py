@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import functools
 import json
 import os
 import resource
@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -28,7 +27,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-MODELS = Path(__file__).resolve().parent.parent / "ulelib" / "models.py"
 WHERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Cast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -73,13 +71,12 @@ def medians(repeats: int, **tasks: Callable[[], object]) -> dict[str, float]:
 
 
 def torch_defaults(order: dict[str, Any]) -> None:
-    """In a process without ulelib: float32, contiguous, torch's own allocator settings."""
-    spec = importlib.util.spec_from_file_location("models", MODELS)
-    assert spec and spec.loader
-    models = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(models)
+    """In a process of its own: float32, contiguous, the allocator as torch sets it."""
+    from ulelib.models import build_model
+    from ulelib.profiles import PROFILES
+
     torch.set_num_threads(order["threads"])
-    model = models.build_model(order["model"], 10, **order["options"]).to(WHERE)
+    model = build_model(PROFILES[order["profile"]].loop.net, 10).to(WHERE)
     shown, inner, cast = batch_of(order["batch"]), batch_of(order["inner"]), contextlib.nullcontext
     times = medians(
         order["repeats"],
@@ -90,12 +87,17 @@ def torch_defaults(order: dict[str, Any]) -> None:
 
 
 def benchmark(profile_name: str, images: int, repeats: int) -> None:
-    from ulelib import bilevel, exploiters, machine, views
+    from ulelib import bilevel, machine
+
+    machine.keep_freed_memory()  # as the workers of a plan do
     from ulelib.data import ImageSet
+    from ulelib.exploiters import Exploiter, exploit
     from ulelib.lab import Lab
     from ulelib.models import build_model
-    from ulelib.pgd import signed_gradient_steps
+    from ulelib.pgd import CLAMPS, signed_gradient_steps
     from ulelib.profiles import PROFILES
+    from ulelib.settings import op
+    from ulelib.views import view
 
     profile = PROFILES[profile_name]
     loop, recipe = profile.loop, replace(profile.recipe, epochs=1)
@@ -108,10 +110,11 @@ def benchmark(profile_name: str, images: int, repeats: int) -> None:
         return ImageSet(pixels, torch.arange(count) % 10, tuple("0123456789"), "random")
 
     def make_model() -> nn.Module:
-        return build_model(profile.model, 10, **profile.model_options)
+        model = build_model(loop.net, 10)
+        return model.to(WHERE, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def cast() -> torch.autocast:
-        return machine.autocast(precision)
+        return torch.autocast(WHERE.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def prepared(size: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = batch_of(size)
@@ -121,37 +124,39 @@ def benchmark(profile_name: str, images: int, repeats: int) -> None:
         """What `exploit` does to the images in an epoch."""
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(pixels), generator=generator).to(WHERE)
-        for part in views.crop_flip(pixels[order], generator).split(batch):
-            part.float().div_(255)
+        for part in augment(pixels[order], generator).split(batch):
+            machine.to_float(part)
 
     def generation_round() -> None:
         once = replace(loop, max_rounds=1, stop_error=1e-9)
         with contextlib.suppress(bilevel.NotConverged):
-            bilevel.minimise_error(inner_set, make_model, views.identity, once, precision=precision)
+            bilevel.minimise_error(inner_set, once, seed=0, precision=precision)
 
-    model = make_model().to(WHERE, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen = make_model().to(WHERE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def inner_steps() -> None:
+        added = CLAMPS["view"](inner_batch[0], loop.inner.epsilon)
+        loss = functools.partial(bilevel._loss, frozen, added, inner_batch[1], precision)
+        signed_gradient_steps(
+            loss, zero, step=loop.inner.step, steps=loop.inner.steps, add=added.add
+        )
+
+    augment, model, frozen = view(op("crop_flip", padding=4)), make_model(), make_model()
     frozen.eval().requires_grad_(False)
     train_set, few, inner_set = random_set(steps * batch), random_set(10), random_set(inner)
     pixels = train_set.images.to(WHERE).contiguous(memory_format=torch.channels_last)
     train_batch, outer_batch, inner_batch = prepared(batch), prepared(outer), prepared(inner)
-    budget: dict[str, Any] = {"epsilon": loop.epsilon, "step": loop.step, "steps": loop.inner_steps}
     zero = torch.zeros_like(inner_batch[0])
     ours = medians(
         repeats,
-        epoch=lambda: exploiters.exploit(train_set, few, make_model, recipe, precision=precision),
+        epoch=lambda: exploit(train_set, few, Exploiter(), loop.net, recipe, precision=precision),
         bare_epoch=lambda: train(model, *train_batch, steps, cast),
         pipeline=pipeline,
-        inner=lambda: signed_gradient_steps(
-            frozen, inner_batch[0], zero, inner_batch[1], **budget, precision=precision
-        ),
-        bare_inner=lambda: gradients(frozen, *inner_batch, loop.inner_steps, cast),
+        inner=inner_steps,
+        bare_inner=lambda: gradients(frozen, *inner_batch, loop.inner.steps, cast),
         round=generation_round,
         bare_outer=lambda: train(model, *outer_batch, loop.outer_batches, cast),
     )
-    order = {"model": profile.model, "options": profile.model_options, "repeats": repeats}
-    order |= {"batch": batch, "inner": inner, "steps": steps, "inner_steps": loop.inner_steps}
-    order |= {"threads": torch.get_num_threads()}
+    order = {"profile": profile_name, "repeats": repeats, "threads": torch.get_num_threads()}
+    order |= {"batch": batch, "inner": inner, "steps": steps, "inner_steps": loop.inner.steps}
     plain = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     command = [sys.executable, __file__, "--torch-defaults", json.dumps(order)]
     answer = subprocess.run(command, env=plain, stdout=subprocess.PIPE, text=True, check=True)
@@ -161,13 +166,13 @@ def benchmark(profile_name: str, images: int, repeats: int) -> None:
     if WHERE.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     bare_round = ours["bare_outer"] + ours["bare_inner"]
-    print(f"profile {profile.name}: {profile.model}, {precision}, {machine.describe()['device']}")
+    print(f"profile {profile.name}: {loop.net}, {precision}, {machine.describe()['device']}")
     for name, value, unit in (
         ("exploiter, an epoch", len(train_set) / ours["epoch"], "images/s"),
         ("  of bare training steps", 100 * ours["bare_epoch"] / ours["epoch"], "%"),
         ("  of the same in torch's defaults", 100 * defaults["training"] / ours["epoch"], "%"),
         ("  share of the data pipeline", 100 * ours["pipeline"] / ours["epoch"], "%"),
-        ("inner loop", inner * loop.inner_steps / ours["inner"], "gradients/s"),
+        ("inner loop", inner * loop.inner.steps / ours["inner"], "gradients/s"),
         ("  of bare input gradients", 100 * ours["bare_inner"] / ours["inner"], "%"),
         ("  of the same in torch's defaults", 100 * defaults["gradients"] / ours["inner"], "%"),
         ("round of Algorithm 1", inner / ours["round"], "images/s"),

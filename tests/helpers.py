@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from ulelib import models
+from ulelib.bilevel import Bilevel
 from ulelib.data import ImageSet
+from ulelib.exploiters import Recipe
+from ulelib.pgd import Pgd
+from ulelib.profiles import SMOKE, Profile
+from ulelib.settings import op
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 # A Lab whose smoke profile takes seconds; run before anything else in a test's own process.
 QUICK_LAB = """
-import dataclasses
 import torch
 torch.set_num_threads(1)
+import sys
+sys.path.insert(0, "tests")
+from helpers import quick_profile
 from ulelib import lab as lab_module, profiles
-from ulelib.bilevel import BilevelConfig
-from ulelib.exploiters import Recipe
-quick = dataclasses.replace(
-    profiles.SMOKE,
-    n_train=100,
-    model_options={"stem": 4, "widths": (4, 6, 8)},
-    loop=BilevelConfig(
-        step=4 / 255, inner_steps=2, outer_batches=2, outer_batch_size=50, stop_error=0.99
-    ),
-    recipe=Recipe(epochs=2, batch_size=50, schedule="one_cycle"),
-    precision="float32",
-)
-profiles.PROFILES["smoke"] = quick
+profiles.PROFILES["smoke"] = quick_profile()
 """
+
+
+def quick_profile(**changes: Any) -> Profile:
+    """The smoke profile with 100 images and a network of some thousand parameters."""
+    quick: dict[str, Any] = {
+        "n_train": 100,
+        "loop": Bilevel(
+            net=op("convnet", widths=(4, 6, 8)),
+            inner=Pgd(step=4 / 255, steps=2),
+            outer_batches=2,
+            outer_batch_size=50,
+            stop_error=0.99,
+        ),
+        "gray_inner": Pgd(step=4 / 255, steps=2),
+        "poison": Pgd(step=4 / 255, steps=2, random_start=True),
+        "recipe": Recipe(epochs=2, batch_size=50, schedule="one_cycle"),
+        "precision": "float32",
+    }
+    return dataclasses.replace(SMOKE, **(quick | changes))
 
 
 def random_images(
@@ -61,6 +78,9 @@ def tiny_net(classes: int = 3) -> nn.Module:
         nn.Flatten(),
         nn.Linear(32, classes),
     )
+
+
+models.MODELS["tiny"] = tiny_net  # so that specs can name it: op("tiny")
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:

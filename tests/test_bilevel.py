@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +11,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import differing_share, random_images, seeded, tiny_net
-from ulelib import views
-from ulelib.bilevel import BilevelConfig, Diverged, NotConverged, minimise_error
+from ulelib import bilevel, models, views
+from ulelib.bilevel import Bilevel, Diverged, NotConverged, minimise_error
 from ulelib.data import ImageSet
 from ulelib.perturbation import Perturbation
-from ulelib.views import View
+from ulelib.pgd import Pgd
+from ulelib.settings import Op, key_of, op
 
 IMAGES = random_images(24)
+VIEWS = {
+    name: op(name, **({"padding": 4} if "crop" in name else {})) for name in sorted(views.VIEWS)
+}
 
 # Three training batches of 10, 10 and 4 images are a pass; two a round, so rounds start anywhere.
-CONFIG = BilevelConfig(
-    step=2 / 255,
-    inner_steps=3,
+CONFIG = Bilevel(
+    net=op("tiny"),
+    inner=Pgd(step=2 / 255, steps=3),
     outer_batches=2,
     outer_batch_size=10,
     inner_batch_size=9,
@@ -33,13 +37,17 @@ CONFIG = BilevelConfig(
 )
 
 
-def made_by(
-    config: BilevelConfig, view: View = views.identity, images: ImageSet = IMAGES, **options: object
-) -> Perturbation:
+def seen_through(name: str, channels: int = 3, wise: str = "sample", **changes: Any) -> Bilevel:
+    """`CONFIG` with a view, and the clamp that goes with it."""
+    clamp = "none" if views.VIEWS[name]().random else "view"
+    given = {"view": VIEWS[name], "channels": channels, "wise": wise, "clamp": clamp} | changes
+    return dataclasses.replace(CONFIG, **given)
+
+
+def made_by(config: Bilevel, images: ImageSet = IMAGES, seed: int = 0) -> Perturbation:
     """What the loop has when it ends, converged or not."""
-    make_model = options.pop("make_model", tiny_net)
     try:
-        return minimise_error(images, make_model, view, config, **options)  # type: ignore[arg-type]
+        return minimise_error(images, config, seed=seed)
     except NotConverged as error:
         return error.perturbation
 
@@ -47,7 +55,7 @@ def made_by(
 class PlainSGD:
     """SGD with momentum, weight decay and a clipped gradient, written out."""
 
-    def __init__(self, model: nn.Module, config: BilevelConfig) -> None:
+    def __init__(self, model: nn.Module, config: Bilevel) -> None:
         self.parameters = list(model.parameters())
         self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.config = config
@@ -65,23 +73,18 @@ class PlainSGD:
 
 
 def plain_algorithm_1(
-    images: ImageSet,
-    view: View,
-    config: BilevelConfig,
-    *,
-    gray_delta: bool,
-    class_wise: bool,
-    rounds: int,
+    images: ImageSet, config: Bilevel, rounds: int
 ) -> tuple[torch.Tensor, list[float]]:
     """Algorithm 1, one image at a time wherever the images do not see each other."""
     generator = torch.Generator().manual_seed(0)
     x, labels, count = images.images.float() / 255, images.labels, len(images)
+    view, inner, class_wise = views.view(config.view), config.inner, config.wise == "class"
     size = len(images.classes) if class_wise else count
-    delta = torch.zeros(size, 1 if gray_delta else 3, *x.shape[2:])
+    delta = torch.zeros(size, config.channels, *x.shape[2:])
     row = labels if class_wise else torch.arange(count)
-    fixed = view in (views.identity, views.gray)
     model = seeded(tiny_net)
     sgd = PlainSGD(model, config)
+    training_order = torch.randperm(count, generator=generator)
     position, errors = 0, []
     for number in range(rounds):
         if config.from_scratch and number:
@@ -89,8 +92,9 @@ def plain_algorithm_1(
             sgd = PlainSGD(model, config)
         model.train()
         for _ in range(config.outer_batches):
-            batch = torch.arange(position, min(position + config.outer_batch_size, count))
-            position = 0 if batch[-1] == count - 1 else position + config.outer_batch_size
+            batch = training_order[position : position + config.outer_batch_size]
+            position += config.outer_batch_size
+            position = 0 if position >= count else position
             seen = view(x[batch], generator) + delta[row[batch]]
             sgd.step(F.cross_entropy(model(seen), labels[batch]))
         model.eval()
@@ -101,15 +105,15 @@ def plain_algorithm_1(
             moved = []
             for image, index in zip(seen, batch, strict=True):
                 noise = delta[row[index]].clone()
-                for _ in range(config.inner_steps):
+                for _ in range(inner.steps):
                     shown = (image + noise).requires_grad_()
                     loss = F.cross_entropy(model(shown[None]), labels[index][None])
                     (gradient,) = torch.autograd.grad(loss, shown)
-                    if gray_delta:
+                    if config.channels == 1:
                         gradient = gradient.sum(0, keepdim=True)
-                    noise = noise - config.step * gradient.sign()
-                    noise = noise.clamp(-config.epsilon, config.epsilon)
-                    if fixed:  # a random crop's black border says nothing about the image
+                    noise = noise - inner.step * gradient.sign()
+                    noise = noise.clamp(-inner.epsilon, inner.epsilon)
+                    if config.clamp == "view":  # a crop's border says nothing about the image
                         noise = ((image + noise).clamp(0, 1) - image)[: len(noise)]
                 moved.append(noise)
                 if not class_wise:
@@ -126,37 +130,31 @@ def plain_algorithm_1(
 
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize(
-    ("view", "gray_delta", "class_wise"),
+    ("view", "channels", "wise"),
     [
-        (views.identity, False, False),
-        (views.crop_flip, False, False),
-        (views.gray, True, False),
-        (views.gray_crop_flip, True, False),
-        (views.identity, False, True),
-        (views.gray, True, True),
+        ("identity", 3, "sample"),
+        ("crop_flip", 3, "sample"),
+        ("gray", 1, "sample"),
+        ("gray_crop_flip", 1, "sample"),
+        ("identity", 3, "class"),
+        ("gray", 1, "class"),
     ],
 )
-def test_loop_equals_the_plain_algorithm(
-    view: View, gray_delta: bool, class_wise: bool, rounds: int
-) -> None:
-    config = dataclasses.replace(CONFIG, max_rounds=rounds)
-    made = made_by(config, view, gray_delta=gray_delta, class_wise=class_wise)
-    expected, errors = plain_algorithm_1(
-        IMAGES, view, config, gray_delta=gray_delta, class_wise=class_wise, rounds=rounds
-    )
-    assert made.delta.shape == expected.shape == (3 if class_wise else 24, *expected.shape[1:])
+def test_loop_equals_the_plain_algorithm(view: str, channels: int, wise: str, rounds: int) -> None:
+    config = seen_through(view, channels, wise, max_rounds=rounds)
+    made = made_by(config)
+    expected, errors = plain_algorithm_1(IMAGES, config, rounds)
+    assert made.delta.shape == expected.shape == (3 if wise == "class" else 24, channels, 16, 16)
     assert (made.delta != 0).double().mean() > 0.75  # not where an image is black or white
     assert differing_share(made.delta, expected) <= 0.01 * rounds
     assert made.rounds == pytest.approx(errors, abs=1 / 24 + 1e-9)
-    assert made.kind == ("class_wise" if class_wise else "sample_wise")
+    assert made.kind == f"{wise}_wise"
 
 
 def test_from_scratch_starts_the_model_anew_each_round() -> None:
     config = dataclasses.replace(CONFIG, max_rounds=3, from_scratch=True)
     made = made_by(config)
-    expected, _ = plain_algorithm_1(
-        IMAGES, views.identity, config, gray_delta=False, class_wise=False, rounds=3
-    )
+    expected, _ = plain_algorithm_1(IMAGES, config, rounds=3)
     assert differing_share(made.delta, expected) <= 0.03
     continued = made_by(dataclasses.replace(config, from_scratch=False))
     assert differing_share(made.delta, continued.delta) > 0.1
@@ -165,14 +163,16 @@ def test_from_scratch_starts_the_model_anew_each_round() -> None:
 @pytest.mark.parametrize("size", [1, 7, 500])
 def test_inner_batch_size_does_not_change_the_result(size: int) -> None:
     config = dataclasses.replace(CONFIG, max_rounds=2)
-    made = made_by(dataclasses.replace(config, inner_batch_size=size))
-    assert differing_share(made.delta, made_by(config).delta) <= 0.01
+    other = dataclasses.replace(config, inner_batch_size=size)
+    assert differing_share(made_by(other).delta, made_by(config).delta) <= 0.01
+    assert key_of(other) == key_of(config)
+    class_wise = dataclasses.replace(config, wise="class")  # there, it does
+    assert key_of(class_wise) != key_of(dataclasses.replace(class_wise, inner_batch_size=size))
 
 
 def test_random_start_fills_the_ball() -> None:
     """One step of next to nothing leaves the start as it was."""
-    config = dataclasses.replace(CONFIG, random_start=True, inner_steps=1, step=1e-6)
-    delta = made_by(config).delta
+    delta = made_by(dataclasses.replace(CONFIG, inner=Pgd(8 / 255, 1e-6, 1, True))).delta
     inside = (IMAGES.images > 8) & (IMAGES.images < 247)  # where [0, 1] clips nothing
     assert delta[inside].min() < -7.9 / 255 and delta[inside].max() > 7.9 / 255
     assert delta[inside].mean().abs() < 0.2 / 255
@@ -183,63 +183,94 @@ def share_wrong(model: nn.Module, x: torch.Tensor) -> float:
         return (model(x).argmax(1) != IMAGES.labels).double().mean().item()
 
 
-@pytest.mark.parametrize("stop_view", [None, views.gray])
+@pytest.mark.parametrize("stop_view", [None, op("gray")])
 def test_error_is_that_of_the_source_model_on_the_view_of_the_stop_test(
-    stop_view: View | None,
+    stop_view: Op | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models: list[nn.Module] = []
+    built: list[nn.Module] = []
 
-    def make_model() -> nn.Module:
-        models.append(tiny_net())
-        return models[-1]
+    def build(classes: int) -> nn.Module:
+        built.append(tiny_net(classes))
+        return built[-1]
 
-    config = dataclasses.replace(CONFIG, max_rounds=2)
-    made = made_by(config, make_model=make_model, stop_view=stop_view)
+    monkeypatch.setitem(models.MODELS, "tiny", build)
+    made = made_by(dataclasses.replace(CONFIG, max_rounds=2, stop_view=stop_view))
     clean = IMAGES.images.float() / 255
-    seen = clean if stop_view is None else stop_view(clean, torch.Generator())
-    assert len(models) == 1  # training continues across rounds
-    assert made.rounds[-1] == pytest.approx(share_wrong(models[0], seen + made.delta))
+    seen = clean if stop_view is None else views.gray(clean)
+    assert len(built) == 1  # training continues across rounds
+    assert made.rounds[-1] == pytest.approx(share_wrong(built[0], seen + made.delta))
+
+
+def test_the_released_gray_loop_reads_its_noise_from_clamped_colour_crops() -> None:
+    """On white images no noise can grow: a step up is clamped away, and one down is not."""
+    white = dataclasses.replace(IMAGES, images=torch.full_like(IMAGES.images, 255))
+    crops = VIEWS["crop_flip"]
+    released = seen_through("gray_crop_flip", 1, clamp="released", inner_view=crops)
+    middle = (..., slice(6, 10), slice(6, 10))  # inside of every crop
+    assert made_by(released, white).delta[middle].max() <= CONFIG.inner.step + 1e-6
+    stated = seen_through("gray_crop_flip", 1)
+    assert made_by(stated, white).delta[middle].max() > 2 * CONFIG.inner.step
 
 
 def test_loop_stops_at_the_first_error_below_lambda() -> None:
     config = dataclasses.replace(
-        CONFIG, outer_batches=10, inner_steps=10, stop_error=0.2, max_rounds=40
+        CONFIG, outer_batches=10, inner=Pgd(step=2 / 255, steps=10), stop_error=0.2, max_rounds=40
     )
-    made = minimise_error(IMAGES, tiny_net, views.identity, config, name="mine")
+    told: list[str] = []
+    made = minimise_error(IMAGES, config, report=told.append)
     assert made.rounds[-1] < 0.2
     assert all(error >= 0.2 for error in made.rounds[:-1])
-    assert (made.defender, made.fingerprint) == ("mine", IMAGES.fingerprint)
-    assert made.epsilon == config.epsilon and made.seconds > 0
+    assert made.fingerprint == IMAGES.fingerprint
+    assert made.epsilon == config.inner.epsilon and made.seconds > 0
+    assert told[-1] == f"round {len(made.rounds)}: error {made.rounds[-1]:.1%}"
+
+
+def test_a_folder_that_stands_sorted_by_class_is_not_trained_on_class_by_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = IMAGES.labels.argsort()
+    seen: list[int] = []
+    cross_entropy = F.cross_entropy
+
+    def count(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+        if "reduction" not in options:  # a training batch
+            seen.append(len(labels.unique()))
+        return cross_entropy(logits, labels, **options)
+
+    monkeypatch.setattr(bilevel.F, "cross_entropy", count)
+    made_by(dataclasses.replace(CONFIG, outer_batches=3), IMAGES.select(order))
+    assert max(seen) == 3
 
 
 def test_bounds_hold_for_crops_of_images_too() -> None:
-    made = made_by(dataclasses.replace(CONFIG, max_rounds=2), views.crop_flip)
-    assert made.delta.abs().max() <= CONFIG.epsilon + 1e-7
+    made = made_by(seen_through("crop_flip", max_rounds=2))
+    assert made.delta.abs().max() <= CONFIG.inner.epsilon + 1e-7
     assert made.delta.dtype == torch.float32 and made.delta.is_contiguous()
 
 
 def test_not_converged_says_what_to_do_and_keeps_the_delta() -> None:
     config = dataclasses.replace(CONFIG, max_rounds=2, learning_rate=1e-6)
     with pytest.raises(NotConverged, match="max_rounds") as caught:
-        minimise_error(IMAGES, tiny_net, views.identity, config, name="ULEO")
+        minimise_error(IMAGES, config)
     message, partial = str(caught.value), caught.value.perturbation
-    assert "ULEO: after 2 rounds" in message and "perturbation" in message
+    assert "after 2 rounds" in message and "perturbation" in message
     assert len(partial.rounds) == 2 and partial.delta.abs().max() > 0
     assert partial.apply(IMAGES).images.shape == IMAGES.images.shape
 
 
-def test_diverged_names_the_learning_rate() -> None:
+def test_diverged_names_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [nn.Linear(3 * 16 * 16, 8), nn.Linear(8, 8), nn.Linear(8, 3)]
+    monkeypatch.setitem(models.MODELS, "deep", lambda _: nn.Sequential(nn.Flatten(), *layers))
+    config = dataclasses.replace(CONFIG, net=op("deep"), learning_rate=1e6, clip=1e6)
     with pytest.raises(Diverged, match="lower learning_rate"):
-        made_by(dataclasses.replace(CONFIG, learning_rate=1e30, outer_batches=5))
+        made_by(dataclasses.replace(config, outer_batches=40))
 
 
-@pytest.mark.parametrize("class_wise", [False, True])
-def test_same_seed_same_delta_bit_for_bit(class_wise: bool) -> None:
-    config = dataclasses.replace(CONFIG, max_rounds=2, random_start=True)
-    first, again, other = (
-        made_by(config, views.gray_crop_flip, gray_delta=True, class_wise=class_wise, seed=seed)
-        for seed in (5, 5, 6)
-    )
+@pytest.mark.parametrize("wise", ["sample", "class"])
+def test_same_seed_same_delta_bit_for_bit(wise: str) -> None:
+    inner = Pgd(step=2 / 255, steps=3, random_start=True)
+    config = seen_through("gray_crop_flip", 1, wise, max_rounds=2, inner=inner)
+    first, again, other = (made_by(config, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(first.delta, again.delta) and first.rounds == again.rounds
     assert not torch.equal(first.delta, other.delta)
 
@@ -248,7 +279,7 @@ def test_random_state_of_the_caller_is_left_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    made_by(CONFIG, views.crop_flip)
+    made_by(seen_through("crop_flip"))
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -261,37 +292,36 @@ def test_images_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"epsilon": 0}, "epsilon is 0"),
-        ({"epsilon": 8}, "write 8 / 255"),
-        ({"epsilon": float("nan")}, "epsilon is nan"),
-        ({"step": 0}, "step is 0"),
-        ({"step": 17 / 255}, "step is"),
-        ({"stop_error": 0}, "stop_error is 0"),
-        ({"stop_error": 1}, "stop_error is 1"),
-        ({"inner_steps": 0}, "at least 1"),
-        ({"outer_batches": 0}, "at least 1"),
-        ({"outer_batch_size": -1}, "at least 1"),
-        ({"inner_batch_size": 0}, "at least 1"),
-        ({"max_rounds": 0}, "at least 1"),
+        ({"stop_error": 0}, "Bilevel.stop_error is 0"),
+        ({"stop_error": 1}, "Bilevel.stop_error is 1"),
+        ({"outer_batches": 0}, "Bilevel.outer_batches is 0"),
+        ({"outer_batch_size": -1}, "Bilevel.outer_batch_size is -1"),
+        ({"inner_batch_size": 0}, "Bilevel.inner_batch_size is 0"),
+        ({"max_rounds": 0}, "Bilevel.max_rounds is 0"),
+        ({"clip": 0}, "Bilevel.clip is 0"),
+        ({"clip": -1}, "Bilevel.clip is -1"),
+        ({"momentum": 5}, "Bilevel.momentum is 5"),
+        ({"learning_rate": float("nan")}, "Bilevel.learning_rate is nan"),
+        ({"weight_decay": -1}, "Bilevel.weight_decay is -1"),
+        ({"wise": "batch"}, "Bilevel.wise is 'batch'"),
+        ({"clamp": "some"}, "Bilevel.clamp is 'some'"),
+        ({"view": op("grey")}, "view 'grey'; choose from"),
+        ({"channels": 1}, "Bilevel.channels is 1.*take gray or gray_crop_flip"),
+        ({"clamp": "released"}, "channels must be 1"),
     ],
 )
-def test_settings_out_of_range_are_refused(changed: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BilevelConfig(**changed)  # type: ignore[arg-type]
-
-
-def test_gray_noise_needs_a_gray_view() -> None:
-    with pytest.raises(ValueError, match=r"take views\.gray or"):
-        made_by(CONFIG, views.crop_flip, gray_delta=True)
+        Bilevel(**changed)
 
 
 def test_defaults_are_the_papers() -> None:
-    config = BilevelConfig()
-    assert (255 * config.epsilon, 255 * config.step) == pytest.approx((8, 0.8))
-    assert (config.inner_steps, config.outer_batches, config.stop_error) == (20, 10, 0.01)
+    config = Bilevel()
+    assert (255 * config.inner.epsilon, 255 * config.inner.step) == pytest.approx((8, 0.8))
+    assert (config.inner.steps, config.outer_batches, config.stop_error) == (20, 10, 0.01)
 
 
-def test_views_are_drawn_anew_for_every_pass() -> None:
+def test_views_are_drawn_anew_for_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     sums: list[float] = []
 
     def recorded(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -299,6 +329,15 @@ def test_views_are_drawn_anew_for_every_pass() -> None:
         sums.append(seen[:4].sum().item())
         return seen
 
-    view: Callable[..., torch.Tensor] = recorded
-    made_by(dataclasses.replace(CONFIG, max_rounds=4, outer_batch_size=24, outer_batches=1), view)
+    monkeypatch.setitem(views.VIEWS, "recorded", lambda: views.View(recorded, random=True))
+    made_by(
+        dataclasses.replace(
+            CONFIG,
+            view=op("recorded"),
+            clamp="none",
+            max_rounds=4,
+            outer_batch_size=24,
+            outer_batches=1,
+        )
+    )
     assert len(set(sums)) == len(sums) == 4 * (1 + 3 + 3)

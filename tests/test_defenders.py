@@ -1,61 +1,87 @@
-"""The named defenders: what tells them apart, and that they hand all of it to the loop."""
+"""The named defenders: what tells them apart, in the paper's terms."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
-import torch
 
-from helpers import random_images, tiny_net
-from ulelib import views
-from ulelib.bilevel import BilevelConfig, minimise_error
-from ulelib.defenders import DEFENDERS, Defender
+from ulelib.bilevel import Bilevel
+from ulelib.defenders import DEFENDERS, VICTIM_OFFSET, Poison, Random
+from ulelib.lab import Lab
+from ulelib.pgd import Pgd
+from ulelib.profiles import PAPER
+from ulelib.settings import described, op
+from ulelib.stages import Data
 
-CONFIG = BilevelConfig(
-    step=1 / 255,
-    inner_steps=2,
-    outer_batches=2,
-    outer_batch_size=12,
-    inner_batch_size=12,
-    stop_error=0.999,  # one round
-    learning_rate=0.05,
-)
+DATA = Data("shapes")
+CROPS = op("crop_flip", padding=4)
+
+
+def method(defender: str) -> Bilevel:
+    made = Lab("paper").noise(defender, data=DATA).method
+    assert isinstance(made, Bilevel)
+    return made
 
 
 def test_table_2_has_its_four_views() -> None:
-    sample_wise = [defender for defender in DEFENDERS.values() if not defender.class_wise]
-    found = {defender.name: (defender.view, defender.gray_delta) for defender in sample_wise}
-    assert found == {
-        "ULEO": (views.identity, False),
-        "ULEO-Augs": (views.crop_flip, False),
-        "ULEO-Grays": (views.gray, True),
-        "ULEO-GrayAugs": (views.gray_crop_flip, True),
-        "ULEO-GrayAugs (released loop)": (views.gray_crop_flip, True),
+    told = {
+        name: (made.view, made.channels)
+        for name in ("ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO-GrayAugs")
+        for made in (method(name),)
+    }
+    assert told == {
+        "ULEO": (op("identity"), 3),
+        "ULEO-Augs": (CROPS, 3),
+        "ULEO-Grays": (op("gray"), 1),
+        "ULEO-GrayAugs": (op("gray_crop_flip", padding=4), 1),
     }
 
 
-def test_the_released_loop_steps_three_times_as_far_and_stops_on_colour() -> None:
-    stated, released = DEFENDERS["ULEO-GrayAugs"], DEFENDERS["ULEO-GrayAugs (released loop)"]
-    paper = BilevelConfig()
-    assert stated.configure(paper) == paper and stated.stop_view is None
-    assert 255 * released.configure(paper).step == pytest.approx(2.4)
-    assert released.stop_view is views.crop_flip
+@pytest.mark.parametrize("defender", ["ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO-GrayAugs"])
+def test_nothing_but_view_and_channels_differs_from_the_papers_loop(defender: str) -> None:
+    made = method(defender)
+    paper = PAPER.loop
+    plain = dataclasses.replace(made, view=paper.view, channels=paper.channels, clamp=paper.clamp)
+    assert plain == paper
+    # Noise on a random crop belongs to no pixel of the image, so no pixel range bounds it.
+    assert made.clamp == ("none" if "crop" in made.view.name else "view")
+    assert (255 * made.inner.epsilon, made.inner.steps) == (pytest.approx(8), 20)
 
 
-@pytest.mark.parametrize("defender", DEFENDERS.values(), ids=lambda defender: defender.name)
-def test_protect_is_the_loop_with_all_that_the_defender_says(defender: Defender) -> None:
-    images = random_images(24)
-    made = defender.protect(images, tiny_net, CONFIG, seed=5)
-    plain = minimise_error(
-        images,
-        tiny_net,
-        defender.view,
-        defender.configure(CONFIG),
-        gray_delta=defender.gray_delta,
-        class_wise=defender.class_wise,
-        stop_view=defender.stop_view,
-        seed=5,
-    )
-    assert torch.equal(made.delta, plain.delta) and made.rounds == plain.rounds
-    assert made.defender == defender.name
-    assert made.delta.shape[1] == (1 if defender.gray_delta else 3)
-    assert made.kind == ("class_wise" if defender.class_wise else "sample_wise")
+def test_the_released_loop_steps_three_times_as_far_clamps_otherwise_and_stops_on_colour() -> None:
+    stated, released = method("ULEO-GrayAugs"), method("ULEO-GrayAugs (released loop)")
+    assert released.inner == Pgd(step=3 * stated.inner.step, steps=stated.inner.steps)
+    assert (released.clamp, released.inner_view, released.stop_view) == ("released", CROPS, CROPS)
+    assert (stated.inner_view, stated.stop_view) == (None, None)
+
+
+def test_class_wise_noise_is_one_a_class() -> None:
+    assert method("ULEO class-wise").wise == "class" and method("ULEO").wise == "sample"
+
+
+def test_adv_pois_attacks_a_network_that_no_exploiter_starts_from() -> None:
+    noise = Lab("paper").noise("AdvPois", 3, data=DATA)
+    assert isinstance(noise.method, Poison)
+    victim = noise.method.victim
+    assert victim.seed == 3 + VICTIM_OFFSET and victim.train[0].noise is None
+    assert victim.net == PAPER.loop.net and noise.method.shift == 1
+
+
+def test_random_noise_has_the_loops_bound() -> None:
+    made = Lab("paper").noise("random", data=DATA).method
+    assert isinstance(made, Random) and made.epsilon == PAPER.loop.inner.epsilon
+
+
+@pytest.mark.parametrize("defender", sorted(set(DEFENDERS) - {"random"}))
+def test_every_defender_is_made_with_the_network_that_is_asked_for(defender: str) -> None:
+    other = op("vgg11", width=0.5)
+    told = described(Lab("paper").noise(defender, data=DATA, source=other))
+    assert described(other) in _all(told) and described(PAPER.loop.net) not in _all(told)
+
+
+def _all(told: Any) -> list[Any]:
+    """A description and everything inside of it."""
+    inside = list(told.values()) if isinstance(told, dict) else told
+    return [told, *(x for one in inside if isinstance(one, dict | list) for x in _all(one))]

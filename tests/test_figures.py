@@ -1,7 +1,6 @@
 """Every figure draws, says what it shows, and stays small enough for a page."""
 
 import io
-from types import SimpleNamespace
 
 import matplotlib
 
@@ -9,18 +8,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from ulelib import figures
+from ulelib import figures, published
 
 EPSILON = 8 / 255
-CURVES = {
-    "clean": [[30.0, 60.0, 80.0], [32.0, 64.0, 84.0]],
-    "ULEO": [[20.0, 25.0, 22.0]],
-    "ULEO-GrayAugs": [[20.0, 22.0, 23.0]],
-}
-PUBLISHED = {"clean": 94.58, "ULEO": 24.47, "ULEO-GrayAugs": 25.98, "not drawn": 1.0}
 
 
 def noise(channels):
@@ -33,27 +27,36 @@ def pictures():
     return torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8)
 
 
-def result(defender, exploiter, accuracy, seed=0, export="exact"):
-    return SimpleNamespace(
-        defender=defender, exploiter=exploiter, accuracy=accuracy, seed=seed, export=export
-    )
+def run(defender, exploiter="standard", accuracy=50.0, seed=0, export="exact", curve=None):
+    return {
+        "defender": defender,
+        "exploiter": exploiter,
+        "accuracy": accuracy,
+        "seed": seed,
+        "export": "-" if defender == "clean" else export,
+        "curve": curve or (accuracy / 2, accuracy - 1, accuracy + 1),
+        "chance": 10.0,
+    }
 
 
-RESULTS = [
-    result("clean", "standard", 93.0, export="-"),
-    result("clean", "gray", 91.0, export="-"),
-    result("ULEO", "standard", 21.0),
-    result("ULEO", "standard", 24.0, seed=1),
-    result("ULEO", "gray", 88.0, export="as_released"),
-    result("another", "gray", 50.0),
-]
+RESULTS = pd.DataFrame(
+    [
+        run("clean", "standard", 82.0, curve=(30.0, 60.0, 80.0)),
+        run("clean", "standard", 86.0, seed=1, curve=(32.0, 64.0, 84.0)),
+        run("clean", "gray", 81.0),
+        run("ULEO", "standard", 21.0),
+        run("ULEO", "standard", 24.0, seed=1),
+        run("ULEO", "gray", 78.0, export="as_released"),
+        run("another", "gray", 50.0),
+    ]
+)
+STANDARD = RESULTS.query("exploiter == 'standard'")
+TABLE_2 = published.load().query("table == '2' and defender == 'ULEO'")
 
 DRAWN = {
-    "learning_curves": lambda: figures.learning_curves(CURVES, "standard", published=PUBLISHED),
-    "one_epoch": lambda: figures.learning_curves({"clean": [[30.0]]}, published={"clean": 94.0}),
-    "panels": lambda: figures.learning_curve_panels(
-        {"standard": CURVES, "gray": CURVES}, "Fig. 3", published={"gray": PUBLISHED}
-    ),
+    "learning_curves": lambda: figures.learning_curves(STANDARD, title="standard"),
+    "one_epoch": lambda: figures.learning_curves(pd.DataFrame([run("clean", curve=(30.0,))])),
+    "panels": lambda: figures.learning_curves(RESULTS, "exploiter", title="Fig. 3"),
     "grid": lambda: figures.perturbation_grid(
         pictures(), noise(3), pictures(), EPSILON, ["cat", "dog", "ship"], "ULEO"
     ),
@@ -65,6 +68,7 @@ DRAWN = {
         {"ULEO": {"luminance": 0.1, "chroma": 0.9, "tiles": 0.8, "constant": 0.6}}, title="energy"
     ),
     "bars": lambda: figures.accuracy_bars(RESULTS, title="Table 2"),
+    "factors": lambda: figures.factor_dots(RESULTS, printed=TABLE_2, title="factors"),
     "convergence": lambda: figures.convergence(
         {"ULEO": [0.9, 0.1, 0.0], "ULEO-Augs": (0.8, 0.2, 0.02, 0.009)}, 0.01, "rounds"
     ),
@@ -78,7 +82,6 @@ def style():
         yield
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", DRAWN)
 def test_figure_is_drawn_closed_and_small(name):
     figure = DRAWN[name]()
@@ -98,22 +101,33 @@ def texts(figure):
     return labels
 
 
-def test_curves_show_means_bands_and_published_values():
-    figure = figures.learning_curves(CURVES, "standard", published=PUBLISHED)
+def test_curves_show_every_run_their_mean_and_the_accuracy_of_the_tables():
+    figure = figures.learning_curves(STANDARD)
     (axis,) = figure.axes
-    clean = axis.lines[0]
-    assert [*clean.get_xdata()] == [1, 2, 3]
-    assert [*clean.get_ydata()] == [31.0, 62.0, 82.0]
-    assert len(axis.collections) == 1  # a band only where there are several seeds
-    hollow = {
-        float(line.get_ydata()[0]): float(line.get_xdata()[0])
-        for line in axis.lines
-        if line.get_linestyle() == "None"
-    }
-    assert set(hollow) == {94.58, 24.47, 25.98}
-    assert min(hollow.values()) > 3
-    assert hollow[24.47] != hollow[25.98]  # they would cover each other
-    assert {"clean", "ULEO", "chance", "published, last epoch"} <= set(texts(figure))
+    lines = {tuple(line.get_ydata()): line for line in axis.lines}
+    assert {(30.0, 60.0, 80.0), (32.0, 64.0, 84.0), (31.0, 62.0, 82.0)} <= set(lines)
+    mean = lines[31.0, 62.0, 82.0]
+    assert [*mean.get_xdata()] == [1, 2, 3]
+    assert mean.get_linewidth() > lines[30.0, 60.0, 80.0].get_linewidth()
+    assert (84.0,) in lines  # mean accuracy on all test images, not the end of the curve
+    assert {"clean", "ULEO", "chance"} <= set(texts(figure))
+
+
+def test_clean_images_stand_in_every_panel_of_exports():
+    figure = figures.learning_curves(RESULTS.query("exploiter == 'gray'"), "export")
+    assert len(figure.axes) == 2
+    for axis in figure.axes:
+        assert any(tuple(line.get_ydata()) == (40.5, 80.0, 82.0) for line in axis.lines)
+
+
+def test_factors_show_every_run_in_the_order_of_the_rows():
+    figure = figures.factor_dots(STANDARD, printed=TABLE_2)
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["clean", "ULEO"]
+    dots = {
+        round(float(x), 1) for part in axis.collections for x, _ in np.asarray(part.get_offsets())
+    } | {round(float(x), 1) for line in axis.lines for x in line.get_xdata()}
+    assert {82.0, 86.0, 21.0, 24.0} <= dots
 
 
 def test_labels_differ_by_more_than_colour():
@@ -143,12 +157,12 @@ def test_noise_is_gray_where_nothing_changes():
 
 def test_bars_hold_only_what_was_measured():
     shown = texts(figures.accuracy_bars(RESULTS))
-    assert {"standard", "gray", "clean", "ULEO", "another", "one seed"} <= set(shown)
-    assert "measured, as_released" in shown
+    assert {"standard", "gray", "clean", "ULEO", "another", "one run"} <= set(shown)
+    assert "measured, as released" in shown
     assert "ULEO-Grays" not in shown
-    alone = texts(figures.accuracy_bars(RESULTS[:3]))
-    assert "measured, as_released" not in alone
-    assert "one seed" not in alone
+    alone = texts(figures.accuracy_bars(RESULTS.iloc[[0, 2, 3]]))
+    assert "measured, as released" not in alone
+    assert "one run" not in alone
 
 
 def test_energy_has_the_reference_bar():
@@ -158,17 +172,15 @@ def test_energy_has_the_reference_bar():
 
 
 def test_what_cannot_be_drawn_is_refused():
+    other = pd.DataFrame([run("ULEO"), run("ULEO", seed=1, curve=(1.0,))])
     with pytest.raises(ValueError, match="ULEO"):
-        figures.learning_curves({"ULEO": [[1.0, 2.0], [1.0]]})
+        figures.learning_curves(other)
     with pytest.raises(ValueError, match="ULEO"):
-        figures.learning_curves({"ULEO": []})
-    with pytest.raises(ValueError, match="panel"):
-        figures.learning_curve_panels({})
-    with pytest.raises(ValueError, match="no curves"):
-        figures.learning_curves({})
+        figures.learning_curves(pd.DataFrame([run("ULEO") | {"curve": ()}]))
+    for draw in (figures.learning_curves, figures.accuracy_bars, figures.factor_dots):
+        with pytest.raises(ValueError, match="no runs"):
+            draw(RESULTS[:0])
     with pytest.raises(ValueError, match="entries"):
         figures.perturbation_grid(pictures(), noise(3), pictures(), EPSILON, ["cat"])
-    with pytest.raises(ValueError, match="no results"):
-        figures.accuracy_bars([])
     with pytest.raises(ValueError, match="no rounds"):
         figures.convergence({"ULEO": []}, 0.01)

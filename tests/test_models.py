@@ -11,6 +11,7 @@ from torchvision.models import densenet, resnet, vgg
 
 from helpers import seeded
 from ulelib import models
+from ulelib.settings import Op, op
 
 
 def parameters_of(model: nn.Module) -> int:
@@ -27,14 +28,22 @@ def parameters_of(model: nn.Module) -> int:
     ],
 )
 def test_sizes_are_those_of_the_released_networks(name: str, count: int) -> None:
-    assert parameters_of(models.build_model(name, 10)) == count
+    assert parameters_of(models.build_model(op(name), 10)) == count
 
 
-@pytest.mark.parametrize("name", sorted(models.MODELS))
+@pytest.mark.parametrize(
+    "net",
+    [
+        *(op(name, width=0.125) for name in ("resnet18", "densenet121", "vgg11", "mlp")),
+        op("linear"),
+        op("convnet"),
+        op("convnet", stem="learned", channels=4, widths=(4, 6, 8)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("classes", [3, 10])
-def test_logits_have_one_column_a_class(name: str, classes: int) -> None:
-    options = {} if name == "convnet" else {"width": 0.125}
-    model = models.build_model(name, classes, **options).eval()
+def test_logits_have_one_column_a_class(net: Op, classes: int) -> None:
+    model = models.build_model(net, classes).eval()
     with torch.no_grad():
         logits = model(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, classes) and logits.isfinite().all()
@@ -124,7 +133,7 @@ def test_resnet18_width_and_blocks() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "vgg11"])
 def test_initial_weights_are_torchs_own(name: str) -> None:
     """Uniform within 1 / sqrt(fan in), biases too: the released code sets none."""
-    model = models.build_model(name, 10, width=0.5)
+    model = models.build_model(op(name, width=0.5), 10)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = layer.weight[0].numel() ** -0.5
@@ -133,16 +142,61 @@ def test_initial_weights_are_torchs_own(name: str) -> None:
                 assert 0 < layer.bias.abs().max() <= bound + 1e-6
 
 
-def test_unknown_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"model 'resnet50'; choose from .*'resnet18'"):
-        models.build_model("resnet50", 10)
+@pytest.mark.parametrize(
+    ("net", "classes", "message"),
+    [
+        (op("resnet50"), 10, r"network 'resnet50'; choose from .*'resnet18'"),
+        (op("resnet18", depth=3), 10, r"no option \['depth'\]; it takes .*'width'"),
+        (op("convnet", stem="sobel"), 10, r"stem 'sobel'; choose from \['haar', 'learned'\]"),
+        (op("resnet18"), 0, "0 classes"),
+        (op("resnet18", width=-1.0), 10, "width -1.0"),
+        (op("convnet", widths=(32, 0, 8)), 10, "sizes must lie in"),
+        (op("mlp", width=1e9), 10, "sizes must lie in"),
+    ],
+)
+def test_what_is_no_network_is_refused(net: Op, classes: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        models.build_model(net, classes)
 
 
-def test_convnet_can_start_without_a_bias_in_its_stem() -> None:
-    torch.manual_seed(0)
-    plain = models.build_model("convnet", 10)
-    torch.manual_seed(0)
-    started = models.build_model("convnet", 10, zero_bias=True)
-    first, second = plain.state_dict(), started.state_dict()
-    assert first["stem.0.bias"].abs().min() > 0 and not second["stem.0.bias"].any()
-    assert all(torch.equal(first[name], second[name]) for name in first if name != "stem.0.bias")
+def test_a_learned_stem_starts_without_a_bias() -> None:
+    stem = models.ConvNet(stem="learned").stem
+    assert isinstance(stem, nn.Sequential)
+    assert stem[0].weight.any() and not stem[0].bias.any()
+
+
+# --- the Haar stem -------------------------------------------------------------------------------
+
+
+def test_haar_stem_is_made_of_orthogonal_patterns_and_learns_nothing() -> None:
+    stem = models.HaarStem()
+    assert not list(stem.parameters())
+    flat = stem.patterns.flatten(1)
+    gram = flat @ flat.T
+    assert torch.allclose(gram, torch.diag(gram.diag()), atol=1e-4)
+
+
+def test_haar_stem_sees_what_its_patterns_say() -> None:
+    """A plain loop over one image: sums and differences of four neighbours, three colours."""
+    image, stem = torch.rand(1, 3, 5, 6), models.HaarStem()
+    seen = stem(image)
+    colours = [(1, 1, 1), (1, 0, -1), (1, -2, 1)]
+    signs = [(1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1)]
+    for i, colour in enumerate(colours):
+        norm = sum(c * c for c in colour) ** 0.5
+        mixed = sum(c * image[0, k] for k, c in enumerate(colour)) / norm  # (5, 6)
+        for j, sign in enumerate(signs):
+            std = max(0.05, models.HAAR_STD[i][j])
+            for y in range(4):
+                for x in range(5):
+                    four = (mixed[y, x], mixed[y, x + 1], mixed[y + 1, x], mixed[y + 1, x + 1])
+                    expected = sum(s * v for s, v in zip(sign, four, strict=True)) / 2 / std
+                    assert seen[0, 4 * i + j, y, x].item() == pytest.approx(
+                        float(expected), abs=1e-5
+                    )
+
+
+def test_a_gray_image_has_no_colour_for_the_haar_stem() -> None:
+    gray = torch.rand(2, 1, 8, 8).expand(-1, 3, -1, -1)
+    seen = models.HaarStem()(gray)
+    assert seen[:, 4:].abs().max() < 1e-4 and seen[:, :4].abs().min(0).values.max() > 0.1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from helpers import random_images
+from ulelib import perturbation as module
 from ulelib.data import ImageSet
 from ulelib.perturbation import Perturbation, added_levels, apply_delta, energy_shares
 
@@ -122,7 +125,7 @@ def test_published_images_stay_within_epsilon(
 def test_one_channel_is_the_same_value_in_all_three() -> None:
     images = random_images(5)
     made = perturbation_for(images, channels=1)
-    full = made.for_images(images)
+    full = made.of(images, torch.arange(5))
     assert full.shape == images.images.shape
     assert all(torch.equal(full[:, channel], made.delta[:, 0]) for channel in range(3))
 
@@ -131,8 +134,24 @@ def test_class_wise_follows_the_labels_of_any_images() -> None:
     images, others = random_images(6), random_images(9, seed=5)
     delta = torch.stack([torch.full((3, 16, 16), value / 255) for value in (1.0, -2.0, 3.0)])
     made = Perturbation(delta, "class_wise", 8 / 255, "class-wise", images.fingerprint)
-    for label, row in zip(others.labels, made.for_images(others), strict=True):
+    for label, row in zip(others.labels, made.of(others, torch.arange(9)), strict=True):
         assert torch.equal(row, delta[label])
+    shown = made.apply(others)
+    assert torch.equal(shown.images, apply_delta(others.images, delta[others.labels], 8 / 255))
+
+
+def test_images_are_protected_in_chunks_and_some_of_them_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = random_images(11)
+    made = perturbation_for(images)
+    whole = made.apply(images, "as_released").images
+    monkeypatch.setattr(module, "CHUNK", 4)
+    assert torch.equal(made.apply(images, "as_released").images, whole)
+    rows = torch.tensor([7, 0, 3, 9, 1])
+    some = made.apply(images, "as_released", rows)
+    assert torch.equal(some.images, whole[rows])
+    assert torch.equal(some.labels, images.labels[rows])
 
 
 def test_applying_to_other_images_is_refused() -> None:
@@ -161,6 +180,12 @@ def test_applying_to_other_images_is_refused() -> None:
         ({"epsilon": float("nan")}, "epsilon is nan"),
         ({"epsilon": 1 / 255}, "outside of epsilon"),
         ({"kind": "wise"}, "choose from"),
+        ({"rounds": (float("nan"),)}, r"rounds are \(nan,\)"),
+        ({"rounds": (0.5, "0.1")}, "rounds are"),
+        ({"rounds": (1.5,)}, "rounds are"),
+        ({"seconds": "3"}, "seconds is '3', not a number"),
+        ({"epsilon": True}, "epsilon is True, not a number"),
+        ({"epsilon": "0.03"}, "not a number"),
         ({"delta": torch.full((6, 3, 16, 16), torch.nan)}, "delta reaches nan"),
         ({"delta": torch.zeros(6, 3, 16, 16, dtype=torch.float64)}, "expected float32"),
         ({"delta": torch.zeros(3, 16, 16)}, "expected float32 of shape"),
@@ -220,26 +245,121 @@ def test_strangers_files_are_refused_and_run_nothing(tmp_path: Path) -> None:
     assert not touched.exists()
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [
-        None,
-        {"ulelib": "no JSON"},
-        {"ulelib": "[]"},
-        {"ulelib": '{"kind": "sample_wise"}'},
-        {
-            "ulelib": '{"kind": "sample_wise", "epsilon": 1e-9, "defender": "", "fingerprint": "",'
-            ' "rounds": [], "seconds": 0}'
-        },
-    ],
-)
-def test_safetensors_with_other_metadata_are_refused(
-    tmp_path: Path, meta: dict[str, str] | None
-) -> None:
-    path = tmp_path / "other.safetensors"
+GOOD = {
+    "kind": "class_wise",
+    "epsilon": 1,
+    "defender": "any",
+    "fingerprint": "0123456789abcdef",
+    "rounds": [0.5],
+    "seconds": 0,
+}
+
+
+def with_meta(path: Path, meta: dict[str, str] | None) -> Path:
     save_file({"delta": torch.ones(2, 3, 4, 4)}, path, meta)
+    return path
+
+
+def test_metadata_as_version_0_1_0_wrote_them_are_read(tmp_path: Path) -> None:
+    """They have no digest."""
+    found = Perturbation.load(with_meta(tmp_path / "x", {"ulelib": json.dumps(GOOD)}))
+    assert found.rounds == (0.5,) and found.epsilon == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        "17",
+        "null",
+        "{}",
+        "[" * 100_000,
+        '{"a":' * 50_000 + "1" + "}" * 50_000,
+        *(
+            json.dumps(GOOD | changed)
+            for changed in (
+                {"kind": 1},
+                {"kind": "wise"},
+                {"epsilon": True},
+                {"epsilon": "1"},
+                {"epsilon": 1e-9},
+                {"epsilon": float("nan")},
+                {"epsilon": 10**400},
+                {"defender": ["a"]},
+                {"defender": "x" * 1000},
+                {"fingerprint": "../../x"},
+                {"fingerprint": 1234567812345678},
+                {"rounds": "0.5"},
+                {"rounds": ["0.5"]},
+                {"rounds": [float("nan")]},
+                {"rounds": [True]},
+                {"rounds": [-1]},
+                {"rounds": {"0": 0.5}},
+                {"seconds": float("inf")},
+                {"seconds": None},
+                {"more": 1},
+                {"digest": "0" * 64},
+                {"digest": 5},
+            )
+        ),
+        json.dumps(GOOD).replace('"seconds": 0', '"seconds": ' + "9" * 5000),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_other_metadata_are_refused(tmp_path: Path, text: str) -> None:
+    path = with_meta(tmp_path / "other.safetensors", {"ulelib": text})
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a perturbation"):
+        Perturbation.load(path)
+
+
+def test_a_file_without_metadata_or_delta_is_refused(tmp_path: Path) -> None:
+    save_file({"noise": torch.ones(2)}, tmp_path / "b", {"ulelib": json.dumps(GOOD)})
+    for path in (with_meta(tmp_path / "a", None), tmp_path / "b"):
+        with pytest.raises(ValueError, match="is not a perturbation"):
+            Perturbation.load(path)
+
+
+@pytest.mark.parametrize("old", ['sample_wise"', "defender", "0.25"])
+def test_an_edited_file_is_refused(tmp_path: Path, old: str) -> None:
+    """Class-wise noise fits any images: an edit of the kind must not get round the fingerprint."""
+    made = dataclasses.replace(perturbation_for(random_images(3)), rounds=(0.25,))
+    path = tmp_path / "x.safetensors"
+    made.save(path)
+    new = {'sample_wise"': 'class_wise" ', "defender": "defendor", "0.25": "0.75"}[old]
+    content = path.read_bytes()
+    edited = content.replace(old.encode(), new.encode())
+    if old == 'sample_wise"':
+        edited = content.replace(b'sample_wise\\"', b'class_wise\\" ')
+    assert edited != content
+    path.write_bytes(edited)
     with pytest.raises(ValueError, match="is not a perturbation"):
         Perturbation.load(path)
+
+
+def test_a_sparse_giant_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    header = json.dumps(
+        {
+            "__metadata__": {"ulelib": json.dumps(GOOD)},
+            "delta": {"dtype": "F32", "shape": [2**28, 3, 32, 32], "data_offsets": [0, 2**40 * 3]},
+        }
+    ).encode()
+    path = tmp_path / "giant.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        try:
+            file.truncate(8 + len(header) + 2**40 * 3)
+        except OSError:
+            pytest.skip("this file system has no sparse files of that size")
+    with pytest.raises(ValueError, match=r"is not a perturbation.*(too large|mmap)"):
+        Perturbation.load(path)
+
+
+def test_what_cannot_be_opened_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        Perturbation.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        Perturbation.load(tmp_path / "nothing")
 
 
 def test_saving_onto_a_full_disk_is_an_oserror(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from helpers import differing_share, random_images, seeded, tiny_net
 from ulelib import views
-from ulelib.pgd import project, signed_gradient_steps
+from ulelib.pgd import Pgd, PixelRange, ReleasedGray, adversarial, signed_gradient_steps
 
 EPSILON, STEP = 8 / 255, 3 / 255
 
@@ -45,6 +47,29 @@ def plain_steps(
     return torch.stack(results)
 
 
+def steps_of(
+    model: nn.Module,
+    images: torch.Tensor,
+    start: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    steps: int = 1,
+    step: float = STEP,
+    epsilon: float = EPSILON,
+    direction: int = -1,
+) -> torch.Tensor:
+    """Steps within the pixel range, of the cross-entropy."""
+    clamp = PixelRange(images, epsilon)
+    return signed_gradient_steps(
+        lambda delta: F.cross_entropy(model(clamp.shown(delta)), labels, reduction="sum"),
+        start,
+        step=step,
+        steps=steps,
+        add=clamp.add,
+        direction=direction,
+    )
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("direction", [-1, 1])
@@ -56,16 +81,7 @@ def test_steps_equal_the_plain_loop(
     if channels == 1:
         x = views.gray(x)
     start = (torch.rand(12, channels, 16, 16) * 2 - 1) * EPSILON
-    moved = signed_gradient_steps(
-        model,
-        x,
-        start,
-        images.labels,
-        epsilon=EPSILON,
-        step=STEP,
-        steps=steps,
-        direction=direction,
-    )
+    moved = steps_of(model, x, start, images.labels, steps=steps, direction=direction)
     expected = plain_steps(model, x, start, images.labels, steps, direction)
     assert moved.shape == start.shape and not moved.requires_grad
     assert differing_share(moved, start) > 0.99
@@ -82,9 +98,7 @@ def test_one_step_on_a_linear_model_is_exact() -> None:
     label = torch.tensor([0])
 
     def step_of(images: torch.Tensor, step: float, direction: int = -1) -> list[float]:
-        moved = signed_gradient_steps(
-            model, images, zero, label, epsilon=0.1, step=step, steps=1, direction=direction
-        )
+        moved = steps_of(model, images, zero, label, epsilon=0.1, step=step, direction=direction)
         return moved.flatten().tolist()
 
     assert step_of(images, 0.05) == pytest.approx([0.05, -0.05, 0.0])
@@ -95,34 +109,80 @@ def test_one_step_on_a_linear_model_is_exact() -> None:
 
 
 @pytest.mark.parametrize("direction", [-1, 1])
-def test_direction_lowers_or_raises_the_loss(direction: int) -> None:
+def test_an_attack_lowers_or_raises_the_loss(direction: int) -> None:
     model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)))
     images = random_images(30)
-    x = images.images.float() / 255
-    moved = signed_gradient_steps(
-        model,
-        x,
-        torch.zeros_like(x),
-        images.labels,
-        epsilon=EPSILON,
-        step=STEP,
-        steps=5,
-        direction=direction,
-    )
+    x, generator = images.images.float() / 255, torch.Generator().manual_seed(0)
+    budget = Pgd(EPSILON, STEP, 5, random_start=True)
+    moved = adversarial(model, x, images.labels, budget, generator, direction=direction)
     before = F.cross_entropy(model(x), images.labels)
     after = F.cross_entropy(model(x + moved), images.labels)
     assert direction * (after - before) > 0.1
+    assert moved.abs().max() <= EPSILON
+    assert (x + moved).min() >= 0 and (x + moved).max() <= 1
 
 
 def test_arguments_and_model_are_left_as_they_were(model: nn.Module) -> None:
     images = random_images(6)
     x, start = images.images.float() / 255, torch.full((6, 3, 16, 16), 0.01)
     kept = x.clone(), start.clone(), {k: v.clone() for k, v in model.state_dict().items()}
-    signed_gradient_steps(model, x, start, images.labels, epsilon=EPSILON, step=STEP, steps=3)
+    steps_of(model, x, start, images.labels, steps=3)
     assert torch.equal(x, kept[0]) and torch.equal(start, kept[1])
     assert not start.requires_grad
     assert all(torch.equal(value, kept[2][key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_released_gray_steps_equal_their_plain_loop(model: nn.Module, steps: int) -> None:
+    """`toolbox.py:27-63`, one image at a time: its picture is clamped before the first and after
+    every step, and the noise is read from it, channel by channel, before the gray average."""
+    images = random_images(12)
+    x = images.images.float() / 255
+    x[:, :, :4] = 0  # the black border of a crop
+    start = (torch.rand(12, 1, 16, 16) * 2 - 1) * EPSILON
+    clamp = ReleasedGray(x, EPSILON)
+    moved = signed_gradient_steps(
+        lambda d: F.cross_entropy(model(clamp.shown(d)), images.labels, reduction="sum"),
+        start,
+        step=3 * STEP,
+        steps=steps,
+        add=clamp.add,
+    )
+    weights = torch.tensor(views.LUMA).view(3, 1, 1)
+    expected = []
+    for image, noise, label in zip(x, start, images.labels, strict=True):
+        picture = (image + noise).clamp(0, 1)
+        for _ in range(steps):
+            leaf = picture.clone().requires_grad_()
+            gray = (weights * leaf).sum(0, keepdim=True).expand(3, -1, -1)
+            F.cross_entropy(model(gray[None]), label[None]).backward()
+            assert leaf.grad is not None
+            stepped = picture - STEP * leaf.grad.sign().sum(0, keepdim=True)
+            noise = (stepped - image).clamp(-EPSILON, EPSILON)
+            noise = (weights * noise).sum(0, keepdim=True)
+            picture = (image + noise).clamp(0, 1)
+        expected.append(noise)
+    assert moved.shape == start.shape
+    assert differing_share(moved, torch.stack(expected)) <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epsilon": 0}, "Pgd.epsilon is 0"),
+        ({"epsilon": 8}, "Pgd.epsilon is 8"),
+        ({"epsilon": float("nan")}, "Pgd.epsilon is nan"),
+        ({"step": 0}, "Pgd.step is 0"),
+        ({"step": 17 / 255}, "Pgd.step is .* at most twice epsilon"),
+        ({"steps": 0}, "Pgd.steps is 0"),
+        ({"steps": True}, "Pgd.steps is True"),
+        ({"steps": 10**12}, "Pgd.steps is"),
+    ],
+)
+def test_budgets_out_of_range_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pgd(**changed)
 
 
 @settings(max_examples=100, deadline=None)
@@ -140,11 +200,13 @@ def test_projected_delta_keeps_both_bounds(
     if channels == 1:
         images = views.gray(images)
     delta = torch.randn(4, channels, 5, 5, generator=generator) * scale
-    projected = project(delta, images, epsilon)
+    clamp = PixelRange(images, epsilon)
+    projected = clamp.add(torch.zeros_like(delta), delta)
     assert projected.shape == delta.shape
     assert projected.abs().max() <= torch.tensor(epsilon)
     assert (images + projected).min() >= 0 and (images + projected).max() <= 1
-    assert torch.equal(project(projected, images, epsilon), projected)  # a projection
+    again = clamp.add(projected, torch.zeros_like(delta))
+    assert torch.equal(again, projected)  # a projection
     inside = (delta.abs() <= epsilon) & ((images + delta)[:, :channels] >= 0)
     inside &= (images + delta)[:, :channels] <= 1
     assert torch.allclose(projected[inside], delta[inside], atol=1e-6)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
@@ -22,15 +21,21 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from ulelib.lab import read_results
-from ulelib.perturbation import EXPORTS
+from helpers import run_python
+from ulelib import results
 from ulelib.profiles import PROFILES
-from ulelib.published import comparison_table, means, published
-from ulelib.store import canonical
+from ulelib.published import comparison_table
+from ulelib.settings import described
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = sorted((ROOT / "book").glob("*.ipynb"))
+PAGES = sorted(
+    path
+    for path in (ROOT / "book").rglob("*.ipynb")
+    if "_build" not in path.relative_to(ROOT).parts
+)
+RECORDS = sorted(path for path in (ROOT / "results").glob("*/*.json") if path.stem != "stages")
+OUTSTANDING = {"05b_released_loop"}  # a notebook whose runs are not in the book yet
 REQUIRED = [
     "README.md",
     "LICENSE",
@@ -134,12 +139,13 @@ class TestNotebook:
         assert kind == "markdown" and source.startswith("# ")
 
     def test_page_is_of_this_notebook(self, path: Path) -> None:
-        page = ROOT / "book" / path.name
-        assert page.is_file(), f"no page yet: make reproduce NAMES={path.stem}"
-        assert sources(page) == sources(path), f"stale page: make reproduce NAMES={path.stem}"
+        pages = [page for page in PAGES if page.name == path.name]
+        assert pages or path.stem in OUTSTANDING, f"no page yet: make reproduce NAMES={path.stem}"
+        for page in pages:
+            assert sources(page) == sources(path), f"stale page: make reproduce NAMES={path.stem}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 class TestPage:
     def test_ran_from_top_to_bottom_without_an_error(self, path: Path) -> None:
         assert (ROOT / "notebooks" / path.name).is_file(), "a page without a notebook"
@@ -157,90 +163,76 @@ class TestPage:
         assert not re.search(r"\d+%\|", path.read_text())
 
 
-def shown_html(name: str) -> str:
-    outputs = [output for cell in cells(ROOT / "book" / f"{name}.ipynb") for output in cell.outputs]
+def shown_html(page: Path) -> str:
+    outputs = [output for cell in cells(page) for output in cell.outputs]
     return "".join(output.get("data", {}).get("text/html", "") for output in outputs)
 
 
-@pytest.mark.parametrize(
-    ("page", "record", "table", "where"),
-    [
-        ("intro", "05_grayaug", "2", {}),
-        ("03_grayscale_exploiter", "03_grayscale_exploiter", "1", {"setting": ""}),
-        ("05_grayaug", "05_grayaug", "2", {}),
-        ("05b_released_loop", "05b_released_loop", "2", {}),
-    ],
-)
-def test_tables_show_the_committed_records(
-    page: str, record: str, table: str, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
-    results, _ = read_results(record, "cpu")
-    shown = shown_html(page)
-    frame = comparison_table(results, table, **where)
-    place = 0
-    for _, row in frame.iterrows():
-        for exploiter in ("standard", "gray"):
-            cell = f"{row[(exploiter, 'measured')]}\n{row[(exploiter, 'verdict')]}"
-            place = shown.find(cell, place)
-            assert place >= 0, f"{page} does not show {cell!r}: make reproduce, {record} and {page}"
+def recorded(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
+        return results.read(path.stem, path.parent.name)
 
 
-def test_what_05_says_of_the_cpu_profile_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its section "What holds" is prose about the committed record."""
-    monkeypatch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
-    results, record = read_results("05_grayaug", "cpu")
-    assert len(record["seeds"]) == 2 and record["images"]["train"][:2] == ["cifar10", 20_000]
-    mean = means(results)
-    clean_gray = mean["clean", "-", "gray"]
-    frame = comparison_table(results, "2").set_index([("", "defender"), ("", "export")])
-    for export in EXPORTS:  # gray defeats ULEO
-        assert mean["ULEO", export, "gray"] > clean_gray - 10
-        assert frame.loc[("ULEO", export), ("gray", "verdict")] == "reproduced"
-    for exploiter in ("standard", "gray"):
-        printed = published("2", defender="ULEO-GrayAugs", exploiter=exploiter).value
-        verdicts = frame[(exploiter, "verdict")]
-        assert verdicts["ULEO-GrayAugs", "exact"] == "reproduced"
-        assert mean["ULEO-GrayAugs", "as_released", exploiter] > 1.5 * printed
-        # Gray alone protects as well with both signs, and better as released.
-        exact = [mean[f"ULEO-Gray{end}", "exact", exploiter] for end in ("s", "Augs")]
-        assert abs(exact[0] - exact[1]) < 2
-        assert verdicts["ULEO-Grays", "as_released"] == "reproduced"
-        assert verdicts["ULEO-Grays", "exact"] != "reproduced"
-        released = [mean[f"ULEO-Gray{end}", "as_released", exploiter] for end in ("s", "Augs")]
-        assert released[0] < released[1] - 5
+TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "03_grayscale_exploiter": ("1", {"setting": ""}),
+    "05_grayaug": ("2", {}),
+    "05b_released_loop": ("2", {}),
+}
 
 
-def test_what_05b_says_of_the_cpu_profile_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
-    results, record = read_results("05b_released_loop", "cpu")
-    assert len(record["seeds"]) == 2 and record["images"]["train"][:2] == ["cifar10", 20_000]
-    stated, released = "ULEO-GrayAugs", "ULEO-GrayAugs (released loop)"
-    cells: dict[tuple[str, str, str], list[float]] = {}
-    for one in results:
-        cells.setdefault((one.defender, one.export, one.exploiter), []).append(one.accuracy)
-    for exploiter in ("standard", "gray"):
-        for export in EXPORTS:  # the loop: each mean lies among the other's seeds, or close by
-            first, second = cells[stated, export, exploiter], cells[released, export, exploiter]
-            assert abs(fmean(first) - fmean(second)) < max(stdev(first), stdev(second))
-        for defender in (stated, released):  # the export
-            exact, as_released = (cells[defender, export, exploiter] for export in EXPORTS)
-            assert min(as_released) > max(exact) + 10
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+class TestRecord:
+    def test_pages_show_it(self, path: Path) -> None:
+        if path.stem not in TABLES:
+            pytest.skip("a page without a comparison")
+        table, where = TABLES[path.stem]
+        frame, _ = recorded(path)
+        compared = comparison_table(frame, table, **where)
+        pages = [ROOT / "book" / path.parent.name / f"{path.stem}.ipynb"]
+        if (path.stem, path.parent.name) == ("05_grayaug", "cpu"):
+            pages.append(ROOT / "book" / "intro.ipynb")
+        for page in pages:
+            shown, place = shown_html(page), 0
+            for _, row in compared.iterrows():
+                for exploiter in ("standard", "gray"):
+                    cell = row[(exploiter, "measured")]
+                    place = shown.find(cell, place)
+                    assert place >= 0, f"{page.name} does not show {cell!r}: make reproduce"
+                    place += len(cell)  # the next cell stands behind this one
+
+    def test_is_of_its_profile_and_of_known_code(self, path: Path) -> None:
+        profile = PROFILES[path.parent.name]
+        frame, record = recorded(path)
+        assert (record["page"], record["profile"]) == (path.stem, profile.name)
+        assert set(frame["seed"]) <= set(record["seeds"])
+        for key, stage in record["stages"].items():
+            assert re.fullmatch(r"[0-9a-f]{16}", key)
+            assert re.fullmatch(r"[0-9a-f]{12}", stage["made"]["commit"]), "of changed code"
+            spec = stage["spec"]
+            if spec["type"] == "Run":
+                assert spec["recipe"] == described(profile.recipe), (
+                    f"the profile has changed since: make reproduce PROFILE={profile.name}"
+                )
+
+    def test_holds_the_noise_behind_every_training(self, path: Path) -> None:
+        _, record = recorded(path)
+        kinds = [stage["spec"]["type"] for stage in record["stages"].values()]
+        assert kinds.count("Noise") >= 1
+        trained = [s["spec"] for s in record["stages"].values() if s["spec"]["type"] == "Run"]
+        protected = [spec for spec in trained if spec["train"][0]["noise"]]
+        made = [s["spec"] for s in record["stages"].values() if s["spec"]["type"] == "Noise"]
+        for spec in protected:
+            assert spec["train"][0]["noise"] in made
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=str)
-def test_record_is_of_its_profile(path: Path) -> None:
-    record = json.loads(path.read_text())
-    assert record["profile"] == json.loads(canonical(PROFILES[path.parent.name])), (
-        f"the profile has changed since: make reproduce PROFILE={path.parent.name}"
+def test_readme_shows_the_committed_headline() -> None:
+    tool = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "headline.py"), "--check"],
+        capture_output=True,
+        text=True,
     )
-    assert record["name"] == path.stem
-    assert record["generations"]
-    protected = {(row["defender"], row["seed"]) for row in record["results"]} - {
-        ("clean", seed) for seed in record["seeds"]
-    }
-    made = {(row["defender"], row["seed"]) for row in record["generations"].values()}
-    assert protected <= made
+    assert tool.returncode == 0, tool.stdout + tool.stderr
 
 
 def test_committed_files_are_small_and_belong_to_no_machine() -> None:
@@ -277,7 +269,7 @@ def test_lock_agrees_with_the_ranges() -> None:
         if pin.name.startswith(("nvidia-", "cuda-", "triton")):
             assert 'platform_system == "Linux"' in str(pin.marker)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    for text in sum(project["optional-dependencies"].values(), project["dependencies"]):
         wanted = Requirement(text)
         (version,) = [pin.version for pin in pins[canonicalize_name(wanted.name)].specifier]
         assert version in wanted.specifier, f"{text}, but the lock has {version}"
@@ -290,6 +282,39 @@ def test_environment_agrees_with_the_lock() -> None:
     assert python.removeprefix("python=") in SpecifierSet(project["requires-python"])
     (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
     assert pip == ["-r requirements.lock", "-e ."]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, but for what a function imports when it is needed."""
+    tree = ast.parse(path.read_text())
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"ulelib"}
+
+
+def test_the_library_needs_what_it_says() -> None:
+    """Without the extras all of it can be imported, but for `page`, which is for notebooks."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    other_names = {"pil": "pillow", "typing-extensions": "typing-extensions"}
+    for path in (ROOT / "ulelib").glob("*.py"):
+        found = {canonicalize_name(name) for name in imported(path)}
+        found = {other_names.get(name, name) for name in found}
+        extra = {"ipython"} if path.stem == "page" else set()
+        assert found <= needed | extra, f"{path.name} imports {found - needed - extra}"
+
+
+def test_import_changes_nothing_in_the_process() -> None:
+    told = run_python(
+        "import os, torch; before = dict(os.environ), torch.get_num_threads(); "
+        "import ulelib, ulelib.lab, ulelib.figures; "
+        "print(before == (dict(os.environ), torch.get_num_threads()))"
+    )
+    assert told.split()[-1] == "True"
 
 
 @pytest.mark.slow

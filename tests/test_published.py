@@ -1,9 +1,10 @@
 """The printed numbers and the rule that compares ours with them."""
 
 import math
-from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+from scipy import stats
 
 from ulelib import published as module
 from ulelib.published import (
@@ -22,10 +23,11 @@ from ulelib.published import (
 CELLS = {"1": 10, "2": 10, "3": 18, "4": 14, "5": 6, "6": 8, "7": 9, "8": 8, "9": 14}
 
 
-def result(defender, exploiter, accuracy, seed=0, export="exact"):
-    return SimpleNamespace(
-        defender=defender, exploiter=exploiter, accuracy=accuracy, seed=seed, export=export
-    )
+def frame_of(*rows):
+    """(defender, exploiter, accuracy, seed, export) as a frame of `Lab.table`."""
+    names = ["defender", "exploiter", "accuracy", "seed", "export"]
+    padded = [(*row, *(0, "exact")[len(row) - 3 :]) for row in rows]
+    return pd.DataFrame(padded, columns=names).assign(chance=10.0)
 
 
 def test_every_cell_of_every_table_is_there_once():
@@ -93,121 +95,180 @@ def test_none_or_several_say_what_there_is(table, where, says):
 
 
 def test_retained_is_0_at_chance_and_1_at_clean():
-    assert retained(10, 90) == 0
-    assert retained(90, 90) == 1
+    assert retained(10, 90, 10) == 0
+    assert retained(90, 90, 10) == 1
     assert retained(50.5, 100, chance=1) == 0.5
     with pytest.raises(ValueError, match="not above chance"):
-        retained(10, 10)
+        retained(10, 10, 10)
 
 
-def cell(value, std=None):
-    return Published(value, std, None, "a test")
+def cell(value, std=None, n=None):
+    return Published(value, std, n, "a test")
+
+
+def told(values, printed, clean=90.0, **options):
+    """The verdict in two studies of ten classes, whose clean accuracy is 90 %."""
+    return verdict(values, clean, 10.0, printed, 90.0, 10.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ([50.0], "near"),
+        ([58.0], "near"),  # exactly the tolerance: 0.10 x 80 points
+        ([42.0], "near"),
+        ([58.1], "far"),
+        ([41.9], "far"),
+        ([56.0, 64.0], "far"),  # two runs that lie far apart excuse nothing
+        ([46.0, 54.0], "near"),
+    ],
+)
+def test_below_three_runs_near_or_far_and_no_more(values, label):
+    for printed in (cell(50), cell(50, std=20.0, n=5)):
+        found = told(values, printed)
+        assert found.label == label
+        assert found.low is None and found.high is None
 
 
 @pytest.mark.parametrize(
     ("values", "printed", "label"),
     [
-        ([50.0], cell(50), "reproduced"),
-        ([58.0], cell(50), "reproduced"),  # exactly the tolerance: 0.10 x 80 points
-        ([58.1], cell(50), "protects less"),
-        ([41.9], cell(50), "protects more"),
-        ([58.0], cell(50, std=5.0), "reproduced"),
-        ([58.1], cell(50, std=5.0), "within spread"),
-        ([60.0], cell(50, std=5.0), "within spread"),  # 2 x 5 points
-        ([60.1], cell(50, std=5.0), "protects less"),
-        ([40.0], cell(50, std=5.0), "within spread"),
-        ([39.9], cell(50, std=5.0), "protects more"),
-        ([56.0, 64.0], cell(50), "within spread"),  # sample std 5.66 points
+        ([49.0, 50.0, 51.0], cell(50, 1.0, 5), "reproduced"),
+        # All of the interval must lie within 0.15 of 80 points, not only the mean.
+        ([59.0, 60.0, 61.0], cell(50, 1.0, 5), "reproduced"),
+        ([60.0, 61.0, 62.0], cell(50, 1.0, 5), "protects less"),
+        ([38.0, 39.0, 40.0], cell(50, 1.0, 5), "protects more"),
+        # Runs that lie far apart say that more are needed, whatever their mean.
+        ([30.0, 50.0, 70.0], cell(50, 1.0, 5), "open"),
+        ([50.0, 65.0, 80.0], cell(50, 1.0, 5), "open"),
+        # A difference that is certain and small is no other finding.
+        ([52.0, 52.1, 52.2], cell(50, 0.1, 5), "reproduced"),
+        # ... and so is it where the paper prints one run.
+        ([49.0, 50.0, 51.0], cell(50), "reproduced"),
+        ([30.0, 50.0, 70.0], cell(50), "open"),
     ],
 )
-def test_the_rule(values, printed, label):
-    assert verdict(values, 90.0, printed, 90.0).label == label
+def test_from_three_runs_on_the_interval_decides(values, printed, label):
+    found = told(values, printed)
+    assert found.label == label
+    assert found.low < found.retained - found.published_retained < found.high
+
+
+def test_the_interval_is_welchs():
+    """Against scipy's test of the same two samples: it is rejected where 0 lies outside."""
+    ours, theirs = [50.0, 53.0, 58.0, 57.0], [44.0, 47.0, 42.0, 49.0, 46.0]
+    series = pd.Series(theirs)
+    found = told(ours, cell(series.mean(), series.std(), len(theirs)))
+    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    assert (80 * found.low, 80 * found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_printed_single_run_is_taken_to_vary_as_ours():
+    few = told([49.0, 50.0, 51.0], cell(50))
+    pooled = told([49.0, 50.0, 51.0], cell(50), pooled_std=10.0)
+    assert pooled.high - pooled.low > few.high - few.low
+    half = stats.t.ppf(0.975, 2) * math.sqrt(1 / 3 + 1) / 80
+    assert few.high - few.low == pytest.approx(2 * half, rel=0.3)
 
 
 def test_each_study_is_scaled_by_its_own_clean_accuracy():
-    found = verdict([30.0, 34.0], 50.0, cell(54, std=6.0), 90.0)
+    found = verdict([30.0, 34.0], 50.0, 10.0, cell(54, std=6.0), 90.0, 10.0)
     assert found.retained == pytest.approx(22 / 40)
     assert found.published_retained == pytest.approx(44 / 80)
     assert found.std == pytest.approx(math.sqrt(8))
-    assert found.spread == pytest.approx(2 * math.hypot(math.sqrt(8) / 40, 6 / 80))
-    assert found.label == "reproduced"
-    assert found.label in found.explanation
+    assert found.label == "near"
 
 
-def test_reference_and_no_verdict():
-    assert verdict([90.0], 90.0, cell(94), 94.0, reference=True).label == "reference"
-    stuck = verdict([10.0], 10.0, cell(24), 94.0)
+def test_no_verdict_where_nothing_was_learned():
+    stuck = verdict([10.0], 10.0, 10.0, cell(24), 94.0, 10.0)
     assert stuck.label == "no verdict"
-    assert stuck.std is None
-    assert math.isnan(stuck.retained)
+    assert stuck.std is None and math.isnan(stuck.retained)
     with pytest.raises(ValueError, match="at least one"):
-        verdict([], 90.0, cell(24), 94.0)
+        told([], cell(24))
 
 
 def test_nothing_protects_clean_images():
-    assert verdict([60.0], 90.0, cell(93), 94.0, protected=False).label == "lower"
-    assert verdict([90.0], 90.0, cell(60), 94.0, protected=False).label == "higher"
-    assert verdict([89.0], 90.0, cell(93), 94.0, protected=False).label == "reproduced"
+    runs = [59.0, 60.0, 61.0]
+    assert told(runs, cell(90, 0.2, 5), protected=False).label == "lower"
+    assert told([88.0, 89.0, 90.0], cell(60, 0.2, 5), protected=False).label == "higher"
 
 
 def test_chance_of_each_study():
-    found = verdict([50.0], 99.0, cell(30), 59.0, chance=1.0, published_chance=1.0)
+    found = verdict([50.0], 99.0, 1.0, cell(30), 59.0, 1.0)
     assert found.retained == found.published_retained == 0.5
 
 
-RESULTS = [
-    result("ULEO-GrayAugs", "gray", 27.0, export="as_released"),
-    result("ULEO", "gray", 88.0),
-    result("ULEO", "gray", 90.0, seed=1),
-    result("ULEO-GrayAugs", "gray", 80.0),
-    result("clean", "standard", 93.0, export="-"),
-    result("clean", "gray", 91.0, export="-"),
-    result("TUE", "gray", 11.0),
-]
+RESULTS = frame_of(
+    ("ULEO-GrayAugs", "gray", 27.0, 0, "as_released"),
+    ("ULEO", "gray", 88.0),
+    ("ULEO", "gray", 90.0, 1),
+    ("ULEO-GrayAugs", "gray", 80.0),
+    ("clean", "standard", 93.0, 0, "-"),
+    ("clean", "gray", 91.0, 0, "-"),
+    ("TUE", "gray", 11.0),
+)
 
 
 def test_comparison_is_in_the_papers_order():
     frame = comparison_table(RESULTS)
     assert [*frame[("", "defender")]] == ["clean", "ULEO", "ULEO-GrayAugs", "ULEO-GrayAugs", "TUE"]
-    assert [*frame[("", "export")]] == ["-", "exact", "exact", "as_released", "exact"]
-    assert [*frame.columns.get_level_values(0).unique()] == ["", "standard", "gray"]
-    assert [*frame[("gray", "measured")]] == [
-        "91.00 (1)",
-        "89.00 ± 1.41 (2)",
-        "80.00 (1)",
-        "27.00 (1)",
-        "11.00 (1)",
-    ]
-    assert frame[("gray", "published")][1] == "90.06 ± 3.51 (5)"
-    assert [*frame[("gray", "verdict")]] == [
-        "reproduced",
-        "reproduced",
-        "protects less",
-        "reproduced",
-        "—",
-    ]
+    assert sorted(frame[("", "export")]) == ["-", "as_released", "exact", "exact", "exact"]
+    shown = frame.set_index([("", "defender"), ("", "export")])
+    told = shown[("gray", "measured")].to_dict()
+    assert told == {
+        ("clean", "-"): "91.00 (1)",
+        ("ULEO", "exact"): "89.00 ± 1.41 (2)",
+        ("ULEO-GrayAugs", "exact"): "80.00 (1)",
+        ("ULEO-GrayAugs", "as_released"): "27.00 (1)",
+        ("TUE", "exact"): "11.00 (1)",
+    }
+    assert shown.loc[("ULEO", "exact"), ("gray", "published")] == "90.06 ± 3.51 (5)"
+    assert shown[("gray", "verdict")].to_dict() == {
+        ("clean", "-"): "near",
+        ("ULEO", "exact"): "near",
+        ("ULEO-GrayAugs", "exact"): "far",
+        ("ULEO-GrayAugs", "as_released"): "near",
+        ("TUE", "exact"): "—",
+    }
     assert [*frame[("standard", "verdict")]] == ["reference", "—", "—", "—", "—"]
+
+
+def test_intervals_stand_beside_verdicts_from_three_runs_on():
+    more = frame_of(
+        *(("clean", "standard", 93.0 + i / 10, i, "-") for i in range(3)),
+        *(("ULEO", "gray", 89.0 + i, i) for i in range(3)),
+    )
+    frame = comparison_table(more).set_index([("", "defender"), ("", "export")])
+    interval = frame.loc[("ULEO", "exact"), ("gray", "interval")]
+    low, high = map(float, interval.split(" to "))
+    assert -0.15 <= low < high <= 0.15
+    assert frame.loc[("ULEO", "exact"), ("gray", "verdict")] == "reproduced"
+    assert frame.loc[("clean", "-"), ("standard", "interval")] == "—"
 
 
 def test_a_variant_is_compared_with_its_defenders_row():
     variant = "ULEO-GrayAugs (released loop)"
-    frame = comparison_table([result(variant, "gray", 27.0), *RESULTS])
-    assert [*frame[("", "defender")]][2:5] == ["ULEO-GrayAugs", "ULEO-GrayAugs", variant]
-    row = frame.iloc[4]
+    frame = comparison_table(pd.concat([frame_of((variant, "gray", 27.0)), RESULTS]))
+    row = frame[frame[("", "defender")] == variant].iloc[0]
     assert row[("gray", "published")] == "24.98 ± 5.84 (5)"
-    assert row[("gray", "verdict")] == "reproduced"
+    assert row[("gray", "verdict")] == "near"
     assert "ULEO-GrayAugs\n(released loop)" in style_table(frame).to_html()
 
 
-def test_comparison_ignores_order_and_repetition():
-    assert comparison_table([*RESULTS[::-1], *RESULTS]).equals(comparison_table(RESULTS))
+def test_comparison_ignores_the_order_of_the_runs():
+    first, second = comparison_table(RESULTS), comparison_table(RESULTS[::-1])
+    by = [("", "defender"), ("", "export")]
+    columns = first.columns
+    assert first.sort_values(by, ignore_index=True).equals(
+        second[columns].sort_values(by, ignore_index=True)
+    )
 
 
 def test_comparison_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="clean"):
         comparison_table(RESULTS[:2])
-    with pytest.raises(ValueError, match="two accuracies"):
-        comparison_table([*RESULTS, result("ULEO", "gray", 50.0)])
+    with pytest.raises(ValueError, match="several results"):
+        comparison_table(pd.concat([RESULTS, frame_of(("ULEO", "gray", 50.0))]))
     with pytest.raises(ValueError, match="several numbers"):
         comparison_table(RESULTS, table="3")
     with pytest.raises(ValueError, match="differences"):
@@ -225,7 +286,7 @@ def test_another_table_by_its_setting():
 def test_style_names_and_tints_verdicts():
     html = style_table(comparison_table(RESULTS), caption="A caption").to_html()
     assert "A caption" in html
-    assert "\nprotects less" in html
+    assert "\nfar" in html and "\nnear" in html
     assert html.count("background-color") >= 3
     assert 'class="row_heading' not in html
     assert "<caption" not in style_table(comparison_table(RESULTS)).to_html()
@@ -235,8 +296,8 @@ def test_means_and_counts():
     assert means(RESULTS)[("ULEO", "exact", "gray")] == 89.0
     assert means(RESULTS)[("clean", "-", "gray")] == 91.0
     counts = verdict_counts(comparison_table(RESULTS), "exact")
-    assert counts == "2 reproduced, 1 protects less"
-    assert verdict_counts(comparison_table(RESULTS), "as_released") == "2 reproduced"
+    assert counts == "2 near, 1 far"
+    assert verdict_counts(comparison_table(RESULTS), "as_released") == "2 near"
 
 
 def test_every_label_has_a_tint():

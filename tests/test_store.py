@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import os
-import re
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -14,30 +12,37 @@ from pathlib import Path
 import pytest
 
 from helpers import QUICK_LAB, kill_at, run_python, start_python
-from ulelib.store import MANIFEST, Store, canonical, key_of, write_text
+from ulelib.settings import key_of, settings
+from ulelib.store import MANIFEST, Store, manifest, pack, unpack, write_text
 
-SPEC = {"seed": 3}
+
+@settings
+class Number:
+    """A spec for these tests."""
+
+    seed: int = 3
 
 
-def compute(folder: Path) -> None:
+SPEC = Number()
+
+
+def fill(folder: Path) -> None:
     (folder / "value.txt").write_text("seventeen")
 
 
-def load(folder: Path) -> str:
-    return (folder / "value.txt").read_text()
-
-
-def must_not_compute(folder: Path) -> None:
+def must_not_fill(folder: Path) -> None:
     raise AssertionError("computed again")
-
-
-def artifact(store: Store) -> Path:
-    return store.folder / "number" / key_of(SPEC)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def made(store: Store, spec: Number = SPEC) -> Path:
+    with store.claim(spec) as mine:
+        assert mine
+        return store.put(spec, fill, {"commit": "none"})
 
 
 def files_below(folder: Path) -> set[str]:
@@ -46,86 +51,106 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in paths}
 
 
-def test_what_was_computed_is_found_again(store: Store) -> None:
-    assert store.get("number", SPEC, compute, load) == "seventeen"
-    assert store.get("number", SPEC, must_not_compute, load) == "seventeen"
-    assert Store(store.folder).get("number", SPEC, must_not_compute, load) == "seventeen"
-    manifest = json.loads((artifact(store) / MANIFEST).read_text())
-    assert manifest["spec"] == SPEC and list(manifest["sha256"]) == ["value.txt"]
+def test_what_was_put_is_found_again(store: Store) -> None:
+    assert store.find(SPEC) is None
+    place = made(store)
+    assert place == store.place(SPEC) == store.folder / "number" / key_of(SPEC)
+    assert store.find(SPEC) == Store(store.folder).find(SPEC) == place
+    told = manifest(place)
+    assert told["spec"] == {"type": "Number", "seed": 3} and list(told["sha256"]) == ["value.txt"]
+    assert told["made"] == {"commit": "none"}
+    assert store.find(Number(4)) is None
 
 
-def test_kind_and_spec_both_count(store: Store) -> None:
-    made: list[Path] = []
-
-    def counted(folder: Path) -> None:
-        made.append(folder)
-        compute(folder)
-
-    for kind, spec in (("a", SPEC), ("b", SPEC), ("a", {"seed": 4}), ("a", SPEC)):
-        store.get(kind, spec, counted, load)
-    assert len(made) == 3
-
-
-def test_canonical_form_forgets_order_and_class_but_no_value() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Spec:
-        seed: int
-        names: tuple[str, ...]
-
-    assert canonical(Spec(3, ("a",))) == canonical({"names": ["a"], "seed": 3})
-    assert key_of(Spec(3, ("a",))) != key_of(Spec(3, ("b",)))
-    assert key_of({"seed": 1}) != key_of({"seed": 1.5})
-    assert len(key_of(SPEC)) == 16
-    with pytest.raises(ValueError, match="JSON"):
-        key_of({"epsilon": float("nan")})
-
-
-def test_failed_computation_leaves_nothing(store: Store) -> None:
+def test_a_failed_computation_leaves_nothing(store: Store) -> None:
     def fails(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        store.get("number", SPEC, fails, load)
+    with pytest.raises(KeyboardInterrupt), store.claim(SPEC):
+        store.put(SPEC, fails, {})
     assert files_below(store.folder) == set()
-    assert store.get("number", SPEC, compute, load) == "seventeen"
+    assert made(store)
 
 
 @pytest.mark.parametrize("file", ["value.txt", MANIFEST])
-@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "empty", "other JSON"])
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "changed", "missing", "empty", "other JSON", "a folder", "a link", "deep"],
+)
 def test_damage_is_seen_set_aside_and_mended(store: Store, file: str, damage: str) -> None:
-    store.get("number", SPEC, compute, load)
-    path = artifact(store) / file
+    path = made(store) / file
     content = path.read_bytes()
+    path.unlink()
     match damage:
         case "truncated":
             path.write_bytes(content[:-3])
         case "changed":
             path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        case "missing":
-            path.unlink()
         case "empty":
             path.write_bytes(b"")
         case "other JSON":
             path.write_bytes(b"[]")
-    damaged = files_below(artifact(store))
-    with pytest.warns(
-        UserWarning, match="is damaged .*set aside as .*damaged-0 and computed again"
-    ):
-        assert store.get("number", SPEC, compute, load) == "seventeen"
-    aside = artifact(store).with_name(artifact(store).name + ".damaged-0")
-    assert files_below(aside) == damaged
+        case "deep":
+            path.write_bytes(b"[" * 100_000)
+        case "a folder":
+            path.mkdir()
+        case "a link":
+            path.symlink_to(os.devnull)
+    with pytest.warns(UserWarning, match="is damaged .*set aside as .*damaged-0"):
+        assert store.find(SPEC) is None
+    aside = store.place(SPEC).with_name(store.place(SPEC).name + ".damaged-0")
+    assert aside.is_dir()
+    made(store)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert store.get("number", SPEC, must_not_compute, load) == "seventeen"
+        assert store.find(SPEC)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"sha256": []}', "17", '{"sha256": {}, "keyed": 1}'])
+def test_a_manifest_of_another_form_is_damage(store: Store, text: str) -> None:
+    (made(store) / MANIFEST).write_text(text)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert store.find(SPEC) is None
+
+
+def test_an_artifact_under_another_key_is_damage(store: Store) -> None:
+    """Asked for one defender, it must not return another."""
+    shutil.copytree(made(store), store.place(Number(4)))
+    with pytest.warns(UserWarning, match="computed from another spec"):
+        assert store.find(Number(4)) is None
+    assert store.find(SPEC)
+
+
+def test_a_file_too_many_is_damage(store: Store) -> None:
+    (made(store) / "more.txt").write_text("more")
+    with pytest.warns(UserWarning, match="more.txt"):
+        assert store.find(SPEC) is None
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder"])
+def test_what_is_no_folder_is_set_aside_before_anything_is_computed(
+    store: Store, kind: str, tmp_path: Path
+) -> None:
+    place = store.place(SPEC)
+    place.parent.mkdir(parents=True)
+    if kind == "file":
+        place.write_text("in the way")
+    else:
+        place.symlink_to(tmp_path / ("nowhere" if kind == "dangling link" else "."))
+    with pytest.warns(UserWarning, match="set aside"):
+        assert store.find(SPEC) is None
+    assert made(store) == store.find(SPEC)
 
 
 def test_second_damage_is_set_aside_beside_the_first(store: Store) -> None:
     for number in range(2):
-        store.get("number", SPEC, compute, load)
-        (artifact(store) / "value.txt").unlink()
+        (made(store) / "value.txt").unlink()
         with pytest.warns(UserWarning, match=f"damaged-{number}"):
-            store.get("number", SPEC, compute, load)
+            store.find(SPEC)
+
+
+# --- a full disk, a folder that cannot be used ---------------------------------------------------
 
 
 def test_full_disk_says_what_to_do_and_loses_nothing(store: Store) -> None:
@@ -133,14 +158,13 @@ def test_full_disk_says_what_to_do_and_loses_nothing(store: Store) -> None:
         (folder / "half").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    store.get("number", {"seed": 1}, compute, load)
+    made(store, Number(1))
     before = files_below(store.folder)
     with pytest.raises(OSError, match="free some space, or set ULELIB_STORE") as caught:
-        store.get("number", SPEC, full, load)
+        store.put(SPEC, full, {})
     assert caught.value.errno == errno.ENOSPC
     assert files_below(store.folder) == before
-    assert store.get("number", {"seed": 1}, must_not_compute, load) == "seventeen"
-    assert store.get("number", SPEC, compute, load) == "seventeen"
+    assert store.find(Number(1)) and made(store)
 
 
 def test_full_disk_at_the_manifest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,35 +173,28 @@ def test_full_disk_at_the_manifest(store: Store, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("ulelib.store.write_text", full)
     with pytest.raises(OSError, match="What was finished before is kept"):
-        store.get("number", SPEC, compute, load)
+        made(store)
     assert files_below(store.folder) == set()
 
 
-def test_other_io_errors_pass_through(store: Store) -> None:
+def test_other_errors_of_a_computation_pass_through(store: Store) -> None:
     def denied(folder: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise PermissionError(errno.EACCES, "Permission denied", "a file elsewhere")
 
-    with pytest.raises(PermissionError, match="Permission denied"):
-        store.get("number", SPEC, denied, load)
-
-
-def test_a_store_that_cannot_be_written_says_what_to_do(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(path: Path, *arguments: object, **options: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "mkdir", denied)
-    with pytest.raises(PermissionError, match="Set ULELIB_STORE to a folder that can"):
-        store.get("number", SPEC, compute, load)
+    with pytest.raises(PermissionError, match="a file elsewhere") as caught:
+        store.put(SPEC, denied, {})
+    assert "ULELIB_STORE" not in str(caught.value)
 
 
-@pytest.mark.parametrize("manifest", ["[]", "{}", '{"sha256": []}', "17"])
-def test_a_manifest_of_another_form_is_damage(store: Store, manifest: str) -> None:
-    store.get("number", SPEC, compute, load)
-    (artifact(store) / "artifact.json").write_text(manifest)
-    with pytest.warns(UserWarning, match="is damaged"):
-        assert store.get("number", SPEC, compute, load) == "seventeen"
+def test_a_store_where_something_else_stands_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    for use in (made, lambda store: store.find(SPEC)):
+        with pytest.raises(OSError, match="Set ULELIB_STORE to a folder that can"):
+            use(Store(tmp_path / "store"))
+
+
+def test_a_home_folder_is_a_home_folder() -> None:
+    assert Store(Path("~/somewhere")).folder == Path.home() / "somewhere"
 
 
 def test_write_text_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,13 +212,45 @@ def test_write_text_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(path.parent) == ["record.json"]
 
 
+# --- artifacts that travel -----------------------------------------------------------------------
+
+
+def test_what_was_packed_is_whole_elsewhere(store: Store, tmp_path: Path) -> None:
+    made(store)
+    other = Store(tmp_path / "other")
+    unpack(SPEC, other, pack(SPEC, store))
+    unpack(SPEC, other, {})  # there already
+    place = other.find(SPEC)
+    assert place and (place / "value.txt").read_text() == "seventeen"
+    with pytest.raises(KeyError, match="is not in"):
+        pack(Number(4), store)
+
+
+@pytest.mark.parametrize("name", ["../value.txt", "/value.txt", "a/b", "..", ""])
+def test_a_packed_file_cannot_leave_its_folder(store: Store, tmp_path: Path, name: str) -> None:
+    made(store)
+    files = {**pack(SPEC, store), name: b"x"}
+    with pytest.raises(ValueError, match="not the name of a file"):
+        unpack(SPEC, Store(tmp_path / "other"), files)
+    assert files_below(tmp_path / "other") == set()
+
+
+def test_a_pack_of_another_spec_is_refused(store: Store, tmp_path: Path) -> None:
+    made(store)
+    with pytest.raises(ValueError, match="another spec"):
+        unpack(Number(4), Store(tmp_path / "other"), pack(SPEC, store))
+
+
+# --- kills and rivals ----------------------------------------------------------------------------
+
 # A computation that says that it has begun, counts itself, and dawdles until it is let go.
 WORKER = """
 import os, sys, time
+sys.path.insert(0, "tests")
 from pathlib import Path
-from ulelib.store import Store
+from test_store import SPEC, Store
 folder = Path(os.environ["WORK"])
-def compute(place):
+def fill(place):
     (place / "value.txt").write_text("half")
     with (folder / "count").open("a") as file:
         file.write("1")
@@ -209,34 +258,35 @@ def compute(place):
     while not (folder / "go").exists():
         time.sleep(0.02)
     (place / "value.txt").write_text("seventeen")
+store = Store(folder / "store")
 (folder / f"ready-{os.getpid()}").touch()
-print(Store(folder / "store").get(
-    "number", {"seed": 3}, compute, lambda place: (place / "value.txt").read_text()
-))
+with store.claim(SPEC, wait=os.environ["WAIT"] == "yes") as mine:
+    if mine and not store.find(SPEC):
+        store.put(SPEC, fill, {})
+place = store.find(SPEC)
+print((place / "value.txt").read_text() if place else "under way elsewhere")
 """
 
 
-def test_killed_computation_leaves_nothing_half_made(store: Store, tmp_path: Path) -> None:
-    kill_at(tmp_path / "begun", start_python(WORKER, WORK=tmp_path))
-    assert not artifact(store).exists()
-    assert store.get("number", SPEC, compute, load) == "seventeen"
+def test_a_killed_computation_leaves_nothing_half_made(store: Store, tmp_path: Path) -> None:
+    kill_at(tmp_path / "begun", start_python(WORKER, WORK=tmp_path, WAIT="yes"))
+    assert store.find(SPEC) is None
+    made(store)
     assert files_below(store.folder / "number") == {
         f"{key_of(SPEC)}/{name}" for name in ("value.txt", MANIFEST)
     }
 
 
 def test_rivals_compute_once(tmp_path: Path) -> None:
-    rivals = [start_python(WORKER, WORK=tmp_path) for _ in range(2)]
+    rivals = [start_python(WORKER, WORK=tmp_path, WAIT="yes") for _ in range(2)]
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("ready-*"))) < 2 or not (tmp_path / "begun").exists():
         assert all(rival.poll() is None for rival in rivals) and time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(3)  # the second one is at the lock by now, and has said so
+    time.sleep(1)  # the second one is at the lock by now
+    assert "elsewhere" in run_python(WORKER, WORK=tmp_path, WAIT="no")
     (tmp_path / "go").touch()
-    outputs = [rival.communicate(timeout=60)[0] for rival in rivals]
-    first, second = sorted((output.strip() for output in outputs), key=len)
-    assert first == "seventeen"
-    assert re.fullmatch(r"another process computes number \w+; waiting for it\nseventeen", second)
+    assert [rival.communicate(timeout=60)[0].strip() for rival in rivals] == ["seventeen"] * 2
     assert (tmp_path / "count").read_text() == "1"
 
 
@@ -246,8 +296,9 @@ STAGES = (
     + """
 import os, time
 from pathlib import Path
+from ulelib import defenders, stages
 folder = Path(os.environ["WORK"])
-def reported(name, module, attribute):
+def reported(name, module, attribute, last):
     inner = getattr(module, attribute)
     def wrapped(*arguments, **options):
         log = folder / "log"
@@ -255,19 +306,16 @@ def reported(name, module, attribute):
             file.write(name + "\\n")
         if os.environ.get("STOP") == name:
             # Not at the start: when the first round, or epoch, is measured, it waits to be killed.
-            from ulelib import bilevel, exploiters
-            last = {"generation": (bilevel, "_errors"), "training": (exploiters, "accuracy")}[name]
             def at_the_end_of_a_pass(*a, **k):
                 (folder / "marker").touch()
                 time.sleep(120)
-            setattr(*last, at_the_end_of_a_pass)
+            inner.__globals__[last] = at_the_end_of_a_pass
         return inner(*arguments, **options)
     setattr(module, attribute, wrapped)
-from ulelib import defenders
-reported("generation", defenders, "minimise_error")
-reported("training", lab_module, "exploit")
+reported("generation", defenders.Bilevel, "make", "Perturbation")
+reported("training", stages, "exploit", "accuracy")
 lab = lab_module.Lab("smoke", store=folder / "store")
-print(lab.exploit().accuracy, lab.exploit("ULEO").accuracy)
+print(lab.table([lab.cell("clean"), lab.cell("ULEO")]).accuracy.tolist())
 """
 )
 
@@ -277,18 +325,19 @@ def test_killed_lab_loses_the_stage_under_way_alone(tmp_path: Path) -> None:
     """Killed in the first training, then in the generation: what was finished is not made again."""
     log, marker = tmp_path / "log", tmp_path / "marker"
 
-    def stages() -> list[str]:
-        """Those that were begun since the last call."""
-        begun = log.read_text().split()
+    def begun() -> list[str]:
+        """The stages that were begun since the last call."""
+        names = log.read_text().split()
         log.unlink()
-        return begun
+        return names
 
     kill_at(marker, start_python(STAGES, WORK=tmp_path, STOP="training"))
-    assert stages() == ["training"]
+    assert begun() == ["training"]
     marker.unlink()
     kill_at(marker, start_python(STAGES, WORK=tmp_path, STOP="generation"))
-    assert stages() == ["training", "generation"]
-    run_python(STAGES, WORK=tmp_path)
-    assert stages() == ["generation", "training"]
+    assert begun() == ["training", "generation"]
+    told = run_python(STAGES, WORK=tmp_path)
+    assert begun() == ["generation", "training"]
     kept = sorted(path.parent.name for path in (tmp_path / "store").rglob(MANIFEST))
     assert len(kept) == 3 and not list((tmp_path / "store").rglob("*.tmp-*"))
+    assert told.splitlines()[-1] == run_python(STAGES, WORK=tmp_path).splitlines()[-1]

@@ -7,10 +7,17 @@ import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
+
+from helpers import quick_profile
+from ulelib import plan
+from ulelib.profiles import PROFILES
+from ulelib.settings import key_of
+from ulelib.stages import Noise, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\x1b[A"
@@ -60,7 +67,7 @@ def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     pages = tmp_path / "pages"
     pages.mkdir()
-    (pages / "a_fails.ipynb").write_text("the old page")
+    (pages / "a_fails.ipynb").write_text("the old page")  # no digit: a page of the book's top
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(runner, "FAILED", tmp_path / "failed")
     monkeypatch.setattr(
@@ -89,15 +96,41 @@ def test_runner_refuses_bad_input(arguments: list[str], message: str, tmp_path: 
     assert message in done.stderr
 
 
+def test_an_experiment_goes_to_its_profiles_folder(tmp_path: Path) -> None:
+    runner = tool("run_notebooks")
+    options = SimpleNamespace(into=tmp_path, profile="paper")
+    assert runner.folder_of("05_grayaug", options) == tmp_path / "paper"
+    assert runner.folder_of("intro", options) == tmp_path
+
+
+def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage once, although four notebooks need it."""
+    monkeypatch.setitem(PROFILES, "smoke", quick_profile())
+    runner = tool("run_notebooks")
+    parameters = {"profile": "smoke", "seed": 0, "n_seeds": 2}
+    stated = {
+        path.stem: runner.stated(path, parameters) for path in sorted(runner.NOTEBOOKS.glob("0*"))
+    }
+    runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
+    assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
+    assert runs["05b_released_loop"] == 2 * (2 + 7 * 2)
+    every = plan.stages_of(stage for stages in stated.values() for stage in stages)
+    noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
+    # Four defenders and six more variants of one of them (in two seeds).
+    assert len(noises) == 2 * (4 + 6)
+    assert len(every) == len({key_of(stage) for stage in every})
+    assert runner.stated(runner.NOTEBOOKS / "intro.ipynb", {"profile": "smoke"}) == []
+
+
 @pytest.mark.slow
 def test_demo_adds_its_page_to_a_copy_of_the_book(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo = tool("demo")
     monkeypatch.setattr(demo, "FOLDER", tmp_path)
-    (tmp_path / "pages").mkdir()
-    page = ROOT / "book" / f"{demo.NOTEBOOK}.ipynb"  # any executed page will do
-    shutil.copy(page, tmp_path / "pages")
+    (tmp_path / "pages" / "smoke").mkdir(parents=True)
+    page = ROOT / "book" / "cpu" / f"{demo.NOTEBOOK}.ipynb"  # any executed page will do
+    shutil.copy(page, tmp_path / "pages" / "smoke")
     contents = (ROOT / "_toc.yml").read_text()
     demo.stage(tmp_path / "book")
     index = demo.build(tmp_path / "book")  # a warning would end it
@@ -108,6 +141,19 @@ def test_demo_adds_its_page_to_a_copy_of_the_book(
     (tmp_path / "book" / "glossary.md").write_text("# Glossary\n\n[](nowhere)\n")
     with pytest.raises(SystemExit, match="the book was not built"):
         demo.build(tmp_path / "book")
+
+
+def test_demo_prints_what_was_measured() -> None:
+    names = ["defender", "export", "exploiter", "seed", "accuracy"]
+    rows = [
+        ("clean", "-", "standard", 0, 82.04),
+        ("clean", "-", "gray", 0, 70.0),
+        ("ULEO", "as_released", "standard", 0, 10.0),
+        ("ULEO", "as_released", "gray", 0, 57.7),
+    ]
+    told = tool("demo").table(pd.DataFrame(rows, columns=names)).splitlines()
+    assert told[-2].split() == ["clean", "-", "82.0", "70.0"]
+    assert told[-1].split() == ["ULEO", "as", "released", "10.0", "57.7"]
 
 
 def test_lock_marks_what_exists_on_linux_only() -> None:

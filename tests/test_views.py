@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,9 @@ from PIL import Image
 
 from helpers import random_images
 from ulelib import views
+from ulelib.settings import op
 
-ALL_VIEWS = [views.identity, views.crop_flip, views.gray, views.gray_crop_flip]
+ALL_VIEWS = sorted(views.VIEWS)
 
 
 def test_gray_of_uint8_equals_pil() -> None:
@@ -89,7 +88,8 @@ def test_crop_flip_draws_every_place_and_both_sides_equally() -> None:
 
 def test_gray_crop_flip_is_gray_of_the_crop() -> None:
     images = random_images(20).images.float() / 255
-    seen = views.gray_crop_flip(images, torch.Generator().manual_seed(3))
+    view = views.view(op("gray_crop_flip", padding=4))
+    seen = view(images, torch.Generator().manual_seed(3))
     cropped = views.crop_flip(images, torch.Generator().manual_seed(3))
     assert torch.equal(seen, views.gray(cropped))
 
@@ -102,7 +102,7 @@ def test_gray_crop_flip_is_gray_of_the_crop() -> None:
     seed=st.integers(0, 2**31),
 )
 def test_every_view_keeps_shape_dtype_and_range(
-    view: Callable[..., torch.Tensor], shape: tuple[int, int, int], as_float: bool, seed: int
+    view: str, shape: tuple[int, int, int], as_float: bool, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     count, height, width = shape
@@ -110,6 +110,24 @@ def test_every_view_keeps_shape_dtype_and_range(
     images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
     if as_float:
         images = images.float() / 255
-    seen = view(images, generator)
+    seen = views.view(op(view))(images, generator)
     assert seen.shape == images.shape and seen.dtype == images.dtype
     assert seen.min() >= 0 and seen.max() <= (1 if as_float else 255)
+
+
+@pytest.mark.parametrize("name", ALL_VIEWS)
+def test_a_view_says_whether_it_draws_and_whether_it_is_gray(name: str) -> None:
+    images, view = random_images(40).images, views.view(op(name))
+    generator = torch.Generator().manual_seed(0)
+    seen = view(images, generator)
+    assert view.random == (not torch.equal(seen, view(images, generator)))
+    assert view.gray == bool((seen[:, 0] == seen[:, 1]).all() and (seen[:, 1] == seen[:, 2]).all())
+
+
+def test_unknown_views_and_options_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"view 'grey'; choose from \['crop_flip'"):
+        views.view(op("grey"))
+    with pytest.raises(ValueError, match=r"view 'gray' has no option \['padding'\]"):
+        views.view(op("gray", padding=4))
+    with pytest.raises(ValueError, match="padding is 17: 0 to 16"):
+        views.view(op("crop_flip", padding=17))

@@ -1,7 +1,7 @@
-"""The demo: one page made here and now, and the book with it.
+"""The demo: one page made here and now, its table in the terminal, and the book with it.
 
-Runs `05_grayaug` in the `smoke` profile, which prints its table, and builds the book from a copy of
-`book/` to which the new page is added. All of it goes to `_build/demo`; no committed file changes.
+Runs `05_grayaug` in the `smoke` profile, prints what it measured, and builds the book from a copy
+of `book/` to which the new page is added. All goes to `_build/demo`; no committed file changes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import yaml
+
+from ulelib import results
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "_build" / "demo"
 NOTEBOOK = "05_grayaug"
-PAGE = f"demo_{NOTEBOOK}"
+PAGE = f"cpu/demo_{NOTEBOOK}"  # beside the pages that it has links to
 
 
 def main() -> int:
@@ -27,7 +30,10 @@ def main() -> int:
     command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), "--profile", "smoke"]
     if subprocess.run([*command, "--into", str(FOLDER / "pages"), NOTEBOOK]).returncode:
         return 1
-    print("\nThe table above: clean test accuracy in percent, on drawn images.")
+    frame, _ = results.read(NOTEBOOK, "smoke")
+    print(f"\n{table(frame)}\n")
+    print("Percent of the clean test images that the exploiter's network gets right. Chance is 10.")
+    print("Drawn images and a tiny network: it shows that the code works, not what a paper found.")
     print("Building the book ...", flush=True)
     stage(FOLDER / "book")
     index = build(FOLDER / "book")
@@ -37,11 +43,22 @@ def main() -> int:
     return 0
 
 
+def table(frame: pd.DataFrame) -> str:
+    """Mean accuracies: a row for each defender and export, a column for each exploiter.
+
+    Args:
+        frame: of `results.read`.
+    """
+    shown = frame.assign(published=frame["export"].str.replace("_", " "))
+    pivot = shown.pivot_table("accuracy", ["defender", "published"], "exploiter", sort=False)
+    return pivot[["standard", "gray"]].to_string(float_format="{:.1f}".format)
+
+
 def stage(folder: Path) -> None:
     """Copy `book/` to `folder`, links followed, and add the demo's page as a part of its own."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder, ignore=shutil.ignore_patterns("_build", ".*"))
-    shutil.copy(FOLDER / "pages" / f"{NOTEBOOK}.ipynb", folder / f"{PAGE}.ipynb")
+    shutil.copy(FOLDER / "pages" / "smoke" / f"{NOTEBOOK}.ipynb", folder / f"{PAGE}.ipynb")
     contents = yaml.safe_load((folder / "_toc.yml").read_text())
     page = {"file": PAGE, "title": "Demo: 05_grayaug on drawn images"}
     contents["parts"].insert(0, {"caption": "Made on this machine", "chapters": [page]})

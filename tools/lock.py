@@ -59,7 +59,7 @@ def render(versions: dict[str, str]) -> str:
 
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
     (ROOT / "requirements.lock").write_text(render(closure(wanted)))
 
 

@@ -1,9 +1,12 @@
-"""Run the notebooks through papermill and keep their executed copies as pages of the book.
+"""Compute what the notebooks need as one plan, then execute them as pages of the book.
 
     python tools/run_notebooks.py --profile cpu [--seed 0] [--n-seeds 2] [05_grayaug ...]
+    python tools/run_notebooks.py --profile cpu --scheduler tcp://HOST:PORT
 
-What a notebook computes lies in the store, so a run that was stopped goes on where it was. A page
-is replaced only by one that ran to its end; a notebook that fails is reported and the others go on.
+Each notebook states its stages in cells tagged `plan`. They are collected without repetition and
+run by a pool of processes, or on a Dask cluster; then papermill executes the notebooks, which find
+their numbers in the store. A run that was stopped goes on where it was. A page is replaced only by
+one that ran to its end; a notebook that fails is reported and the others go on.
 """
 
 from __future__ import annotations
@@ -20,12 +23,17 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 
+from ulelib import machine, plan
+from ulelib.lab import Lab
 from ulelib.profiles import PROFILES
+from ulelib.stages import Stage
+from ulelib.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
 FAILED = ROOT / "_build" / "failed"
+N_SEEDS = {"05_grayaug": 5}  # as the paper; the other pages take the profile's number
 NEED_PHOTOGRAPHS = {"05b_released_loop"}  # says so itself in the smoke profile
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
@@ -39,25 +47,90 @@ def main() -> int:
     # Pages and the records that they write and read belong together.
     records = ROOT / "results" if options.into == BOOK else options.into / "results"
     os.environ.setdefault("ULELIB_RESULTS", str(records))
-    n_seeds = PROFILES[options.profile].seeds if options.n_seeds is None else options.n_seeds
-    parameters = {"profile": options.profile, "seed": options.seed, "n_seeds": n_seeds}
+    if options.keep:
+        os.environ["ULELIB_KEEP"] = "1"
     chosen = options.names or [
         name for name in names if options.profile != "smoke" or name not in NEED_PHOTOGRAPHS
     ]
+    jobs = {name: _parameters(name, options) for name in chosen}
     failed = []
-    for number, name in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {name}: {_shown(parameters)}", flush=True)
+    try:
+        compute(jobs, options)
+    except plan.PlanFailed as error:  # the pages that do not need these stages can still be made
+        for one in error.exceptions:
+            print("; ".join([str(one), *getattr(one, "__notes__", [])]), file=sys.stderr)
+    for number, (name, parameters) in enumerate(jobs.items(), 1):
+        print(f"[{number}/{len(jobs)}] {name}: {_shown(parameters)}", flush=True)
         start = time.perf_counter()
         try:
-            page = run(NOTEBOOKS / f"{name}.ipynb", options.into, parameters)
+            page = run(NOTEBOOKS / f"{name}.ipynb", folder_of(name, options), parameters)
         except Exception as error:  # whatever a notebook raises; the next one may still run
             failed.append(name)
             print(f"{error}\n{name} failed", file=sys.stderr, flush=True)
         else:
             print(f"    {time.perf_counter() - start:.0f} s -> {_relative(str(page))}", flush=True)
     if failed:
-        print(f"{len(failed)} of {len(chosen)} notebooks failed: {', '.join(failed)}")
+        print(f"{len(failed)} of {len(jobs)} notebooks failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def compute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Run the stages that the notebooks state, before any of them is executed.
+
+    Raises:
+        plan.PlanFailed: some stages failed; the others are in the store.
+    """
+    wanted: list[Stage] = []
+    for name, parameters in jobs.items():
+        wanted += stated(NOTEBOOKS / f"{name}.ipynb", parameters)
+    store = Store(machine.folder("ULELIB_STORE", ".ulelib"))
+    needed = plan.stages_of(wanted)
+    missing = [stage for stage in needed if not store.find(stage)]
+    print(f"{len(jobs)} notebooks need {len(needed)} stages; {len(missing)} are to be computed")
+    if not missing:
+        return
+    if options.scheduler:
+        with plan.dask_executor(options.scheduler, store) as executor:
+            plan.run(missing, store, executor)
+    else:
+        with plan.pool(options.workers) as executor:
+            plan.run(missing, store, executor)
+
+
+def stated(notebook: Path, parameters: dict[str, Any]) -> list[Stage]:
+    """The stages that a notebook's cells tagged `plan` state, as `cells` and `noises`.
+
+    They are the project's own code, and see nothing but `lab` and each other.
+    """
+    sources = [
+        cell.source
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if "plan" in cell.metadata.get("tags", [])
+    ]
+    if not sources:
+        return []
+    told: dict[str, Any] = {"lab": Lab(**parameters)}
+    exec("\n".join(sources), told)
+    lab = told["lab"]
+    return [*lab.unknown(cell.run for cell in told["cells"]), *told.get("noises", ())]
+
+
+def folder_of(name: str, options: argparse.Namespace) -> Path:
+    """Where a page goes: an experiment to its profile's folder, the first page to the top."""
+    into: Path = options.into
+    return into / options.profile if name[0].isdigit() else into
+
+
+def _parameters(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that a notebook has, of those that were asked for."""
+    seeds = N_SEEDS.get(name, PROFILES[options.profile].seeds)
+    wanted = {
+        "profile": options.profile,
+        "seed": options.seed,
+        "n_seeds": seeds if options.n_seeds is None else options.n_seeds,
+    }
+    known = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
+    return {key: value for key, value in wanted.items() if key in known}
 
 
 def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
@@ -66,19 +139,18 @@ def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
     Args:
         notebook: source notebook, with a cell tagged `parameters`.
         into: folder of the executed copy.
-        parameters: values to inject; those that the notebook does not have are left out.
+        parameters: values to inject.
 
     Raises:
         papermill.PapermillExecutionError: a cell failed; the copy stays in `_build/failed`.
         ValueError: the copy is larger than `MAX_BYTES`.
     """
-    known = papermill.inspect_notebook(str(notebook))
     raw = FAILED / notebook.name
     raw.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(notebook),
         str(raw),
-        {key: value for key, value in parameters.items() if key in known},
+        parameters,
         progress_bar=False,
         extra_arguments=["--log-level=ERROR"],
         stdout_file=sys.stdout,
@@ -162,7 +234,14 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", choices=list(PROFILES), default="cpu")
     parser.add_argument("--seed", type=_whole, default=0, help="the first seed")
-    parser.add_argument("--n-seeds", type=_whole, help="how many seeds; else the profile's own")
+    parser.add_argument("--n-seeds", type=_whole, help="how many seeds; else the page's own")
+    parser.add_argument("--workers", type=_whole, help="processes; else as the machine has it")
+    parser.add_argument("--scheduler", help="of a Dask cluster, tcp://HOST:PORT")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="take what the records hold instead of computing it again, e.g. to add seeds",
+    )
     parser.add_argument(
         "--into", type=Path, help="folder of the pages; else book/, and _build/smoke for smoke"
     )

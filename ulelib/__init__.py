@@ -4,13 +4,4 @@ The file to read first is `ulelib/bilevel.py`: Algorithm 1 of the paper, top to 
 Notebooks talk to `ulelib.lab.Lab`.
 """
 
-import os
-
-# Read once by torch, at its first allocation: back large tensors with huge pages (Linux).
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-from ulelib import machine
-
-machine.keep_freed_memory()
-
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,71 +15,111 @@ The four defenders of the paper differ only in `view`. Read `minimise_error` bes
 
 from __future__ import annotations
 
+import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ulelib.data import ImageSet
-from ulelib.machine import autocast, device, seeded_model
+from ulelib.machine import device, logits, seeded_model, to_float
+from ulelib.models import build_model
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import signed_gradient_steps
-from ulelib.views import FIXED, View
+from ulelib.pgd import CLAMPS, Clamp, Pgd, random_start, signed_gradient_steps
+from ulelib.settings import (
+    NO_KEY,
+    BelowOne,
+    Count,
+    NotNegative,
+    Op,
+    Positive,
+    op,
+    settings,
+)
+from ulelib.views import view
 
 
-@dataclass(frozen=True)
-class BilevelConfig:
+@settings
+class Bilevel:
     """Settings of the loop; the defaults are the paper's for CIFAR-10, sample-wise (section 5.1
     and the released commands).
 
     Attributes:
-        epsilon: L-infinity radius, in units of the pixel range [0, 1].
-        step: length of an inner step, same unit.
-        inner_steps: signed-gradient steps on every image, each round (class-wise: each batch).
+        net: the source model F', a key of `models.MODELS`.
+        view: how F' sees a clean image, drawn anew for every pass: a key of `views.VIEWS`.
+        channels: 3, or 1 for one value in all three channels of a pixel (section 4.2: "restricted
+            to have the same values in all three channels"); the view must then be gray.
+        wise: "sample", one delta an image; "class", one a class (Huang et al., section 3).
+        inner: the signed-gradient steps on every image in each round (class-wise: in each batch).
+        clamp: how noise and picture are added in the inner step, a key of `pgd.CLAMPS`: "view" for
+            fixed views, "none" for random ones, "released" for the released gray loop.
+        inner_view, stop_view: the view of the inner step and of the stop test, if not `view`: the
+            released gray loop crops colour images in both (`toolbox.py:41`, `perturbation.py:266`).
         outer_batches: M, the training batches between two passes over delta.
         outer_batch_size: images in each of them.
-        inner_batch_size: images whose delta is updated at once; changes speed, not the result
-            (sample-wise, in eval mode, images do not see each other).
+        inner_batch_size: images whose delta is updated at once. Sample-wise it changes speed and
+            memory, not the result: in eval mode, images do not see each other.
         stop_error: lambda; the loop ends when the source model's error is below it.
         max_rounds: rounds after which the loop gives up with `NotConverged`.
-        learning_rate, momentum, weight_decay, clip: SGD of the source model, at a constant rate.
+        learning_rate, momentum, weight_decay, clip: SGD of the source model, at a constant rate;
+            clip is the largest norm of its gradient.
         from_scratch: start the source model anew in each round, as section 3.3 says; the released
             code, and Algorithm 1 itself, carry theta over.
-        random_start: start from uniform noise, as Algorithm 1 says; the released code starts at 0.
     """
 
-    epsilon: float = 8 / 255
-    step: float = 0.8 / 255
-    inner_steps: int = 20
-    outer_batches: int = 10
-    outer_batch_size: int = 512
-    inner_batch_size: int = 512
-    stop_error: float = 0.01
-    max_rounds: int = 60
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip: float = 5.0
+    net: Op = op("resnet18")
+    view: Op = op("identity")
+    channels: Literal[1, 3] = 3
+    wise: Literal["sample", "class"] = "sample"
+    inner: Pgd = Pgd()
+    clamp: Literal["view", "none", "released"] = "view"
+    inner_view: Op | None = None
+    stop_view: Op | None = None
+    outer_batches: Count = 10
+    outer_batch_size: Count = 512
+    inner_batch_size: Count = 512
+    stop_error: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    max_rounds: Count = field(default=60, metadata=NO_KEY)
+    learning_rate: Positive = 0.1
+    momentum: BelowOne = 0.9
+    weight_decay: NotNegative = 5e-4
+    clip: Positive = 5.0
     from_scratch: bool = False
-    random_start: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= 1:
+        views = [view(v) for v in (self.view, self.inner_view, self.stop_view) if v is not None]
+        if self.channels == 1 and not views[0].gray:
             raise ValueError(
-                f"epsilon is {self.epsilon}: it must lie in (0, 1], in units of the pixel range; "
-                f"for 8 gray levels write 8 / 255"
+                f"Bilevel.channels is 1, one value for all three channels, but the view {self.view}"
+                " shows colour images: take gray or gray_crop_flip, or channels=3"
             )
-        if not 0 < self.step <= 2 * self.epsilon:
-            raise ValueError(f"step is {self.step}: it must lie in (0, 2 * epsilon]")
-        if not 0 < self.stop_error < 1:
-            raise ValueError(f"stop_error is {self.stop_error}: an error rate lies in (0, 1)")
-        sizes = (self.outer_batches, self.outer_batch_size, self.inner_batch_size, self.max_rounds)
-        if min(*sizes, self.inner_steps) < 1:
-            raise ValueError("steps, batches, batch sizes and rounds must be at least 1")
+        if self.clamp == "released" and self.channels != 1:
+            raise ValueError(
+                'Bilevel.clamp "released" is the loop of gray noise: channels must be 1'
+            )
+
+    @property
+    def immaterial(self) -> frozenset[str]:
+        """What cannot change the result, beside `max_rounds`."""
+        return frozenset({"inner_batch_size"}) if self.wise == "sample" else frozenset()
+
+    def make(
+        self,
+        images: ImageSet,
+        seed: int,
+        precision: str,
+        *,
+        network: Callable[..., nn.Module],
+        report: Callable[[str], None],
+    ) -> Perturbation:
+        """`minimise_error`, called as every method is (`stages.Method`)."""
+        return minimise_error(images, self, seed=seed, precision=precision, report=report)
 
 
 class NotConverged(RuntimeError):
@@ -96,195 +136,193 @@ class Diverged(RuntimeError):
 
 def minimise_error(
     images: ImageSet,
-    make_model: Callable[[], nn.Module],
-    view: View,
-    config: BilevelConfig,
+    settings: Bilevel,
     *,
-    gray_delta: bool = False,
-    class_wise: bool = False,
-    stop_view: View | None = None,
     seed: int = 0,
     precision: str = "float32",
-    name: str = "custom",
+    report: Callable[[str], None] = lambda line: None,
 ) -> Perturbation:
     """Algorithm 1: error-minimising noise for `images`.
 
     Args:
         images: the clean training set.
-        make_model: builds an untrained source model F', from `(B, 3, H, W)` float in [0, 1] to
-            logits `(B, C)`; called under `seed`.
-        view: how F' sees a clean image (identity, crop+flip, gray, gray of crop+flip), drawn anew
-            for every pass. One that is not in `views.FIXED` counts as random: its noise is not
-            held in the pixel range of one drawn image, and Eval draws it again.
-        config: the settings.
-        gray_delta: one value in all three channels of a pixel (section 4.2: "restricted to have
-            the same values in all three channels"); `view` must then return gray images.
-        class_wise: one delta for each class instead of each image (Huang et al., section 3).
-        stop_view: the view of the stop test, if not `view` (the released gray defender tests on
-            colour images, its `perturbation.py:266`).
-        seed: of the initial weights, the start and the views.
+        settings: of the loop; see `Bilevel`.
+        seed: of the initial weights, the order of the images, the start and the views.
         precision: of the source model's passes, "float32" or "bfloat16".
-        name: of the defender, for messages and records.
+        report: is told each round's error, in words.
 
     Raises:
-        ValueError: `gray_delta` with a view whose channels differ.
         NotConverged: `max_rounds` passed; the exception carries the partial perturbation.
         Diverged: the source model's loss is not finite.
     """
     started = time.perf_counter()
-    where = device()
     generator = torch.Generator().manual_seed(seed)
-    # Whole and uint8, in the memory order that convolutions want; cast batch by batch.
-    pixels = images.images.to(where).contiguous(memory_format=torch.channels_last)
-    labels = images.labels.to(where)
-    if gray_delta:
-        _check_gray(view, pixels)
-    owner = labels if class_wise else torch.arange(len(images), device=where)  # row of delta
-    delta = _start(len(images.classes) if class_wise else len(images), pixels, gray_delta)
-    if config.random_start:
-        delta.copy_((torch.rand(delta.shape, generator=generator) * 2 - 1) * config.epsilon)
-    model, optimizer = _fresh(make_model, config, seed)
-    outer_batches = _endless_batches(len(images), config.outer_batch_size)
+    pixels, labels = images.images.to(device()), images.labels.to(device())
+    outer, inner = view(settings.view), view(settings.inner_view or settings.view)
+    stop = view(settings.stop_view or settings.view)
+    clamp, steps = CLAMPS[settings.clamp], settings.inner
+    noise = NOISE[settings.wise](images, settings.channels)
+    if steps.random_start:
+        noise.delta.copy_(random_start(noise.delta, steps.epsilon, generator))
+    source, optimizer = _fresh(settings, images, seed)
+    outer_batches = _endless(len(images), settings.outer_batch_size, generator)
 
     rounds: list[float] = []  # the source model's error after each
-    progress = tqdm(range(config.max_rounds), desc=name, unit="round", mininterval=1)
-    for _ in progress:
+    while not rounds or rounds[-1] >= settings.stop_error:
+        if len(rounds) == settings.max_rounds:
+            raise _not_converged(settings, noise.perturbation(settings, images, rounds, started))
+        if settings.from_scratch and rounds:
+            source, optimizer = _fresh(settings, images, _draw_seed(generator))
+
         # Outer step: theta <- Optimize(view(x) + delta, y, theta), for M batches.
-        if config.from_scratch and rounds:
-            model, optimizer = _fresh(make_model, config, _draw_seed(generator))
-        model.train().requires_grad_(True)
-        for _ in range(config.outer_batches):
-            batch = next(outer_batches).to(where)
-            x = view(_to_float(pixels[batch]), generator) + delta[owner[batch]]
-            with autocast(precision):
-                logits = model(x)
-            loss = F.cross_entropy(logits.float(), labels[batch])
+        source.train().requires_grad_(True)
+        for batch in itertools.islice(outer_batches, settings.outer_batches):
+            x = outer(to_float(pixels[batch]), generator) + noise.of(batch)
+            loss = F.cross_entropy(logits(source, x, precision), labels[batch])
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(source.parameters(), settings.clip)
             optimizer.step()
         if not torch.isfinite(loss):
-            raise Diverged(f"{name}: the source model's loss is {loss.item()}; lower learning_rate")
+            raise Diverged(f"the source model's loss is {loss.item()}; lower learning_rate")
 
         # Inner step: delta <- argmin L(F'(view(x) + delta; theta), y), clipped, for all images.
-        # Eval rides along where the view shows every pass the same image: once its delta has moved,
-        # this round leaves it. Random views are drawn anew for Eval, as released.
-        model.eval().requires_grad_(False)
-        eval_in_passing = stop_view is None and not class_wise and view in FIXED
-        wrong = 0
-        # Class-wise, the last batches decide, so they are drawn (as released); else order is free.
-        order = torch.randperm(len(images), generator=generator) if class_wise else None
-        for batch in _passes(len(images), config.inner_batch_size, where, order):
-            x, y = view(_to_float(pixels[batch]), generator), labels[batch]
+        source.eval().requires_grad_(False)
+        for batch in noise.passes(settings.inner_batch_size, generator):
+            added = clamp(inner(to_float(pixels[batch]), generator), steps.epsilon)
+            loss_of = functools.partial(_loss, source, added, labels[batch], precision)
             moved = signed_gradient_steps(
-                model,
-                x,
-                delta[owner[batch]],
-                y,
-                epsilon=config.epsilon,
-                step=config.step,
-                steps=config.inner_steps,
-                in_range=view in FIXED,
-                precision=precision,
+                loss_of, noise.of(batch), step=steps.step, steps=steps.steps, add=added.add
             )
-            if class_wise:
-                _set_class_means(delta, moved, y)
-            else:
-                delta[batch] = moved
-            if eval_in_passing:
-                wrong += _errors(model, x + moved, y, precision)
-        if not eval_in_passing:
-            for batch in _passes(len(images), config.inner_batch_size, where):
-                x = (stop_view or view)(_to_float(pixels[batch]), generator)
-                wrong += _errors(model, x + delta[owner[batch]], labels[batch], precision)
+            noise.set(batch, moved)
 
+        # Eval(F'(view(x) + delta; theta), y).
+        wrong = 0
+        for batch in _in_order(len(images), settings.inner_batch_size):
+            x = stop(to_float(pixels[batch]), generator) + noise.of(batch)
+            with torch.no_grad():
+                wrong += int((logits(source, x, precision).argmax(1) != labels[batch]).sum())
         rounds.append(wrong / len(images))
-        progress.set_postfix(error=f"{rounds[-1]:.1%}")
-        if rounds[-1] < config.stop_error:
-            break
+        report(f"round {len(rounds)}: error {rounds[-1]:.1%}")
 
-    progress.close()
-    perturbation = Perturbation(
-        delta=delta.cpu().contiguous(),
-        kind="class_wise" if class_wise else "sample_wise",
-        epsilon=config.epsilon,
-        defender=name,
-        fingerprint=images.fingerprint,
-        rounds=tuple(rounds),
-        seconds=time.perf_counter() - started,
-    )
-    if rounds[-1] >= config.stop_error:
-        raise NotConverged(
-            f"{name}: after {config.max_rounds} rounds the source model still errs on "
-            f"{rounds[-1]:.1%} of the protected images, not below {config.stop_error:.1%}. Allow "
-            "more rounds (max_rounds) or training batches a round (outer_batches). What the loop "
-            "had by then is in this exception's `perturbation`.",
-            perturbation,
+    return noise.perturbation(settings, images, rounds, started)
+
+
+# --- whose noise a row of delta is ----------------------------------------------------------------
+
+
+class SampleWise:
+    """One delta an image."""
+
+    def __init__(self, images: ImageSet, channels: int) -> None:
+        self.labels = images.labels.to(device())
+        count, (height, width) = self._rows(images), images.images.shape[2:]
+        self.delta = torch.zeros(count, channels, height, width, device=device())  # delta_0 = 0
+
+    def _rows(self, images: ImageSet) -> int:
+        return len(images)
+
+    def of(self, batch: torch.Tensor) -> torch.Tensor:
+        """The noise of the images `batch` `(B,)`, in the memory order that convolutions want."""
+        return self.delta[batch].contiguous(memory_format=torch.channels_last)
+
+    def set(self, batch: torch.Tensor, moved: torch.Tensor) -> None:
+        self.delta[batch] = moved
+
+    def passes(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """All images once, in batches; in which order does not matter."""
+        return _in_order(len(self.labels), size)
+
+    def perturbation(
+        self, settings: Bilevel, images: ImageSet, rounds: list[float], started: float
+    ) -> Perturbation:
+        return Perturbation(
+            delta=self.delta.cpu(),
+            kind=f"{settings.wise}_wise",
+            epsilon=settings.inner.epsilon,
+            defender=f"{settings.view}",
+            fingerprint=images.fingerprint,
+            rounds=tuple(rounds),
+            seconds=time.perf_counter() - started,
         )
-    return perturbation
 
 
-def _start(count: int, pixels: torch.Tensor, gray_delta: bool) -> torch.Tensor:
-    """delta_0 = 0, `(count, 3 or 1, H, W)`, in the memory order of the images."""
-    channels, height, width = 1 if gray_delta else 3, pixels.shape[2], pixels.shape[3]
-    return torch.zeros(count, channels, height, width, device=pixels.device).contiguous(
-        memory_format=torch.channels_last
-    )
+class ClassWise(SampleWise):
+    """One delta a class: after each batch, the mean of what its images' deltas would be.
+
+    So the last batches decide, and they are drawn; both as released (`perturbation.py:166-223`).
+    """
+
+    def _rows(self, images: ImageSet) -> int:
+        return len(images.classes)
+
+    def of(self, batch: torch.Tensor) -> torch.Tensor:
+        return super().of(self.labels[batch])
+
+    def set(self, batch: torch.Tensor, moved: torch.Tensor) -> None:
+        labels = self.labels[batch]
+        sums = torch.zeros_like(self.delta).index_add_(0, labels, moved)
+        counts = torch.bincount(labels, minlength=len(self.delta))
+        present = counts > 0
+        self.delta[present] = sums[present] / counts[present].view(-1, 1, 1, 1)
+
+    def passes(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """All images once, in batches drawn under the seed."""
+        return torch.randperm(len(self.labels), generator=generator).to(device()).split(size)
+
+
+NOISE: dict[str, type[SampleWise]] = {"sample": SampleWise, "class": ClassWise}
+
+
+# --- the loop's small change ----------------------------------------------------------------------
 
 
 def _fresh(
-    make_model: Callable[[], nn.Module], config: BilevelConfig, seed: int
+    settings: Bilevel, images: ImageSet, seed: int
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    model = seeded_model(make_model, seed)
+    """An untrained source model and its optimizer."""
+    model = seeded_model(lambda: build_model(settings.net, len(images.classes)), seed)
     optimizer = torch.optim.SGD(
         model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
     )
     return model, optimizer
 
 
-def _check_gray(view: View, pixels: torch.Tensor) -> None:
-    red, green, blue = view(_to_float(pixels[:8]), torch.Generator().manual_seed(0)).unbind(1)
-    if not (torch.equal(red, green) and torch.equal(red, blue)):
-        raise ValueError(
-            "gray_delta keeps one value for all three channels, but the view returns colour "
-            "images: take views.gray or views.gray_crop_flip, or gray_delta=False"
-        )
+def _loss(
+    source: nn.Module, added: Clamp, labels: torch.Tensor, precision: str, delta: torch.Tensor
+) -> torch.Tensor:
+    """L(F'(view(x) + delta; theta), y), summed: no image scales another's gradient."""
+    predicted = logits(source, added.shown(delta), precision)
+    return F.cross_entropy(predicted, labels, reduction="sum")
 
 
 def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
 
 
-def _passes(
-    count: int, size: int, where: torch.device, order: torch.Tensor | None = None
-) -> tuple[torch.Tensor, ...]:
-    """Indices of all images, in batches."""
-    return (torch.arange(count) if order is None else order).to(where).split(size)
+def _in_order(count: int, size: int) -> tuple[torch.Tensor, ...]:
+    return torch.arange(count, device=device()).split(size)
 
 
-def _endless_batches(count: int, size: int) -> Iterator[torch.Tensor]:
-    """Training batches in the order of the data, continuing across rounds, as released."""
+def _endless(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Training batches, continuing across rounds, always in the same order, as released.
+
+    The order is drawn once: the released one is that of the data set, and pictures of a folder
+    that stand sorted by class would come one class a batch.
+    """
+    order = torch.randperm(count, generator=generator).to(device())
     while True:
-        yield from torch.arange(count).split(size)
+        yield from order.split(size)
 
 
-def _to_float(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 in [0, 255] -> float32 in [0, 1]."""
-    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
-def _set_class_means(delta: torch.Tensor, moved: torch.Tensor, labels: torch.Tensor) -> None:
-    """delta `(C, ...)` of each class in the batch <- mean of its images' `moved`, as released."""
-    sums = torch.zeros_like(delta).index_add_(0, labels, moved)
-    counts = torch.bincount(labels, minlength=len(delta))
-    present = counts > 0
-    delta[present] = sums[present] / counts[present].view(-1, 1, 1, 1)
-
-
-@torch.no_grad()
-def _errors(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, precision: str) -> int:
-    with autocast(precision):
-        return int((model(x).argmax(1) != labels).sum())
+def _not_converged(settings: Bilevel, partial: Perturbation) -> NotConverged:
+    return NotConverged(
+        f"after {settings.max_rounds} rounds the source model still errs on "
+        f"{partial.rounds[-1]:.1%} of the protected images, not below {settings.stop_error:.1%}. "
+        "Allow more rounds (max_rounds) or training batches a round (outer_batches). What the loop "
+        "had by then is in this exception's `perturbation`.",
+        partial,
+    )

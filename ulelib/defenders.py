@@ -1,98 +1,228 @@
-"""The paper's four defenders (section 4): one loop, four views of the clean image.
+"""The named defenders, each a few lines of settings; and the methods that need no loop.
 
-ULEO             F'(x + delta)                  Huang et al., ICLR 2021
-ULEO-Augs        F'(Aug(x) + delta)
-ULEO-Grays       F'(Gray(x) + delta)            delta equal in all three channels
-ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
+The paper's four (section 4) are one loop with four views of the clean image:
+
+    ULEO             F'(x + delta)                  Huang et al., ICLR 2021
+    ULEO-Augs        F'(Aug(x) + delta)
+    ULEO-Grays       F'(Gray(x) + delta)            delta equal in all three channels
+    ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
+
+Beside them AdvPois (Fowl et al., NeurIPS 2021), an attack on a trained network, and random noise.
+A new defender is a function from a `Setting` to a method, and a line in `DEFENDERS`; a new method
+is settings with a function `make` (`stages.Method`), here or in a file of its own.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+import torch
+from pydantic import Field
 from torch import nn
 
-from ulelib import views
-from ulelib.bilevel import BilevelConfig, minimise_error
+from ulelib.bilevel import Bilevel
 from ulelib.data import ImageSet
+from ulelib.exploiters import Recipe
+from ulelib.machine import device, to_float
 from ulelib.perturbation import Perturbation
-from ulelib.views import View
+from ulelib.pgd import Pgd, adversarial
+from ulelib.settings import Radius, op, settings
+from ulelib.stages import Data, Method, Part, Run
+
+CLEAN = "clean"
 
 
 @dataclass(frozen=True)
-class Defender:
-    """What tells one defender from another.
+class Setting:
+    """What a defender is told: whose images, with which source network and budget.
 
     Attributes:
-        name: as in Table 2.
-        view: how the source model sees the clean image.
-        gray_delta: one value in all three channels.
-        class_wise: one delta a class.
-        step_factor: times the config's inner step.
-        stop_view: the view of the stop test, if not `view`.
+        data: the images to protect.
+        loop: Algorithm 1's settings, of the profile, with the source network.
+        gray_inner: the inner steps of the gray defenders, of the profile.
+        poison: the steps of an attack on a trained network, of the profile.
+        recipe: how such a network is trained.
+        seed, precision: of the stage.
     """
 
-    name: str
-    view: View
-    gray_delta: bool = False
-    class_wise: bool = False
-    step_factor: float = 1.0
-    stop_view: View | None = None
+    data: Data
+    loop: Bilevel
+    gray_inner: Pgd
+    poison: Pgd
+    recipe: Recipe
+    seed: int
+    precision: Literal["float32", "bfloat16"]
 
-    def configure(self, config: BilevelConfig) -> BilevelConfig:
-        """The loop's settings for this defender."""
-        return replace(config, step=self.step_factor * config.step)
 
-    def protect(
+# --- methods without a loop -----------------------------------------------------------------------
+
+
+@settings
+class Poison:
+    """Noise that attacks a trained network: AdvPois, and error-maximising noise.
+
+    Attributes:
+        victim: the training whose network is attacked.
+        inner: the steps on every image.
+        shift: towards which label, counted from the true one: 1 is Fowl et al.'s targeted AdvPois,
+            (y + 1) mod C; 0 moves away from the true label: their untargeted one, and the
+            error-maximising noise that Huang et al. compare with.
+        batch_size: images moved at once; changes speed, not the result.
+    """
+
+    victim: Run
+    inner: Pgd = Pgd(step=0.4 / 255, steps=250, random_start=True)
+    shift: Annotated[int, Field(ge=0, le=100_000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 500
+
+    immaterial = frozenset({"batch_size"})
+
+    def make(
         self,
         images: ImageSet,
-        make_model: Callable[[], nn.Module],
-        config: BilevelConfig,
+        seed: int,
+        precision: str,
         *,
-        seed: int = 0,
-        precision: str = "float32",
+        network: Callable[[Run], nn.Module],
+        report: Callable[[str], None],
     ) -> Perturbation:
-        """Algorithm 1 with this defender's view; arguments and errors: `bilevel.minimise_error`."""
-        return minimise_error(
-            images,
-            make_model,
-            self.view,
-            self.configure(config),
-            gray_delta=self.gray_delta,
-            class_wise=self.class_wise,
-            stop_view=self.stop_view,
-            seed=seed,
-            precision=precision,
-            name=self.name,
+        """See `stages.Method`."""
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(seed)
+        model, delta = network(self.victim), torch.empty(images.images.shape)
+        for rows in torch.arange(len(images)).split(self.batch_size):
+            delta[rows] = adversarial(
+                model,
+                to_float(images.images[rows].to(device())),
+                (images.labels[rows].to(device()) + self.shift) % len(images.classes),
+                self.inner,
+                generator,
+                direction=-1 if self.shift else 1,
+                precision=precision,
+            ).cpu()
+            report(f"{int(rows[-1]) + 1} of {len(images)} images moved")
+        return Perturbation(
+            delta=delta,
+            kind="sample_wise",
+            epsilon=self.inner.epsilon,
+            defender="AdvPois" if self.shift else "error-maximising",
+            fingerprint=images.fingerprint,
+            seconds=time.perf_counter() - started,
         )
 
 
-ULEO = Defender("ULEO", views.identity)
-ULEO_AUGS = Defender("ULEO-Augs", views.crop_flip)
-ULEO_GRAYS = Defender("ULEO-Grays", views.gray, gray_delta=True)
-ULEO_GRAYAUGS = Defender("ULEO-GrayAugs", views.gray_crop_flip, gray_delta=True)
+@settings
+class Random:
+    """Noise drawn uniformly from [-epsilon, epsilon], for each image or each class."""
+
+    epsilon: Radius = 8 / 255
+    wise: Literal["sample", "class"] = "sample"
+
+    def make(
+        self,
+        images: ImageSet,
+        seed: int,
+        precision: str,
+        *,
+        network: Callable[[Run], nn.Module],
+        report: Callable[[str], None],
+    ) -> Perturbation:
+        """See `stages.Method`."""
+        count = len(images) if self.wise == "sample" else len(images.classes)
+        generator = torch.Generator().manual_seed(seed)
+        delta = torch.rand(count, *images.images.shape[1:], generator=generator)
+        return Perturbation(
+            delta=delta.mul_(2).sub_(1).mul_(self.epsilon),
+            kind=f"{self.wise}_wise",
+            epsilon=self.epsilon,
+            defender="random",
+            fingerprint=images.fingerprint,
+        )
 
 
-# The released loop departs from the paper in two ways: its step is the sum of the gradient's signs
-# over the three channels, so three times as long (ULE-GrayAug `toolbox.py:50`), and its stop test
-# sees cropped colour images (`perturbation.py:266`).
-ULEO_GRAYAUGS_RELEASED = replace(
-    ULEO_GRAYAUGS,
-    name="ULEO-GrayAugs (released loop)",
-    step_factor=3.0,
-    stop_view=views.crop_flip,
-)
+# --- named defenders ------------------------------------------------------------------------------
 
-DEFENDERS = {
-    defender.name: defender
-    for defender in (
-        ULEO,
-        ULEO_AUGS,
-        ULEO_GRAYS,
-        ULEO_GRAYAUGS,
-        # With the profile's inner steps; the released class-wise command takes one step a batch.
-        replace(ULEO, name="ULEO class-wise", class_wise=True),
-        ULEO_GRAYAUGS_RELEASED,
+
+def uleo(setting: Setting) -> Method:
+    """Huang et al.: F'(x + delta)."""
+    return setting.loop
+
+
+def uleo_augs(setting: Setting) -> Method:
+    """F'(Aug(x) + delta), section 4.2."""
+    return replace(setting.loop, view=op("crop_flip", padding=4), clamp="none")
+
+
+def uleo_grays(setting: Setting) -> Method:
+    """F'(Gray(x) + delta), section 4.2."""
+    return replace(setting.loop, view=op("gray"), channels=1, inner=setting.gray_inner)
+
+
+def uleo_grayaugs(setting: Setting) -> Method:
+    """F'(Gray(Aug(x)) + delta), section 4.2: the paper's proposal."""
+    return replace(
+        setting.loop,
+        view=op("gray_crop_flip", padding=4),
+        channels=1,
+        clamp="none",
+        inner=setting.gray_inner,
     )
+
+
+def released_grayaugs(setting: Setting) -> Method:
+    """ULEO-GrayAugs with the loop as released: three times the step, since the gradient's signs are
+    added over the channels (ULE-GrayAug `toolbox.py:50`); crop plus noise clamped in every step
+    (`toolbox.py:27-63`, see `pgd.ReleasedGray`); and colour crops in inner step and stop test
+    (`toolbox.py:41`, `perturbation.py:266`)."""
+    stated, crops = setting.gray_inner, op("crop_flip", padding=4)
+    return replace(
+        setting.loop,
+        view=op("gray_crop_flip", padding=4),
+        channels=1,
+        inner=replace(stated, step=min(3 * stated.step, 2 * stated.epsilon)),
+        inner_view=crops,
+        stop_view=crops,
+        clamp="released",
+    )
+
+
+def uleo_class_wise(setting: Setting) -> Method:
+    """Huang et al., one delta a class. With the setting's inner steps; the released command takes
+    one step a batch."""
+    return replace(setting.loop, wise="class")
+
+
+def adv_pois(setting: Setting) -> Method:
+    """Fowl et al., targeted: every image moved towards the next label of a network that was trained
+    on the clean images, under a seed that no exploiter has."""
+    victim = Run(
+        train=(Part(setting.data),),
+        test=setting.data,
+        net=setting.loop.net,
+        recipe=setting.recipe,
+        seed=setting.seed + VICTIM_OFFSET,
+        precision=setting.precision,
+    )
+    return Poison(victim, setting.poison)
+
+
+def random(setting: Setting) -> Method:
+    """Uniform noise, sample-wise: what an equally large change does that nobody optimised."""
+    return Random(setting.loop.inner.epsilon)
+
+
+VICTIM_OFFSET = 500_000  # an exploiter of the same seed must not start from the victim's weights
+
+DEFENDERS: dict[str, Callable[[Setting], Method]] = {
+    "ULEO": uleo,
+    "ULEO-Augs": uleo_augs,
+    "ULEO-Grays": uleo_grays,
+    "ULEO-GrayAugs": uleo_grayaugs,
+    "ULEO-GrayAugs (released loop)": released_grayaugs,
+    "ULEO class-wise": uleo_class_wise,
+    "AdvPois": adv_pois,
+    "random": random,
 }

@@ -9,7 +9,7 @@ A defender keeps its colour, line and marker in every figure; none is told apart
 from __future__ import annotations
 
 import math
-import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -27,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from ulelib.published import Measured, load
+from ulelib.published import load, row_of
 
 Pictures = torch.Tensor | np.ndarray
 
@@ -55,7 +54,9 @@ def use_style(caption: str = "") -> None:
     """
     global _caption
     _caption = caption
-    shell = get_ipython()
+    # IPython is of the extra `book`; where it is not loaded this is no notebook.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
     if shell is not None and hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")
     sns.set_theme(
@@ -81,48 +82,66 @@ def use_style(caption: str = "") -> None:
 
 
 def learning_curves(
-    curves: Mapping[str, Sequence[Sequence[float]]],
+    frame: pd.DataFrame,
+    panels: str | None = None,
+    label: str = "defender",
     title: str | None = None,
-    chance: float = 10.0,
-    published: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Clean test accuracy after each epoch (the form of the paper's Figures 4 and 6).
+    """Clean test accuracy after each epoch (Figs. 3, 4 and 6): every run, and the runs' mean.
+
+    The curves are measured on a part of the test images after each epoch (`Recipe.curve_images`);
+    the filled mark at the end is the mean accuracy on all of them, the number that tables show.
 
     Args:
-        curves: by label, one curve a seed, each with a percent value an epoch. Several seeds give
-            their mean and a band from the smallest to the largest.
-        title: above the axes.
-        chance: 100 / classes, percent.
-        published: by label, the published last-epoch accuracy, percent: hollow markers at the
-            right edge, moved apart where they would cover each other.
-
-    Raises:
-        ValueError: a label without curves, or whose seeds have different numbers of epochs.
-    """
-    prints = {title or "": published} if published else None
-    return _curve_panels({title or "": curves}, None, chance, prints, (5.6, 3.7))
-
-
-def learning_curve_panels(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
-    title: str | None = None,
-    chance: float = 10.0,
-    published: Mapping[str, Mapping[str, float]] | None = None,
-) -> Figure:
-    """Learning curves side by side (Fig. 3: the standard exploiter left, the gray one right).
-
-    Args:
-        panels: by panel title, what `learning_curves` takes.
+        frame: of `Lab.table`.
+        panels: the column that gives each panel, side by side; None: one panel. Clean images are
+            shown in every panel of "export".
+        label: the column that gives each line.
         title: above all panels.
-        chance: 100 / classes, percent.
-        published: by panel title, what `learning_curves` takes.
 
     Raises:
-        ValueError: no panel, or as `learning_curves`.
+        ValueError: no rows, or runs of one line with different numbers of epochs.
     """
-    if not panels:
-        raise ValueError("no panel to draw: hand in at least one, e.g. {'standard': curves}")
-    return _curve_panels(panels, title, chance, published, (3.7 * len(panels), 3.6))
+    if frame.empty:
+        raise ValueError("no runs to draw")
+    parts = {"": frame}
+    if panels is not None:
+        names = [name for name in frame[panels].unique() if name != "-"]
+        parts = {name: frame[frame[panels].isin((name, "-"))] for name in names}
+    size = (5.6, 3.7) if len(parts) == 1 else (3.7 * len(parts), 3.6)
+    figure, axes = plt.subplots(
+        1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    styles = _styles(frame[label].unique())
+    for axis, (name, part) in zip(axes[0], parts.items(), strict=True):
+        for line, runs in part.groupby(label, sort=False):
+            _draw_curves(axis, str(line), runs, styles[line])
+        axis.axhline(frame["chance"].iloc[0], color="0.4", linestyle=(0, (2, 2)), linewidth=1)
+        axis.set(title=str(name).replace("_", " "), xlabel="epoch", ylim=(0, 100))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes[0, 0].set_ylabel("clean test accuracy (%)")
+    handles = [Line2D([], [], label=line, **style) for line, style in styles.items()]
+    handles.append(Line2D([], [], color="0.4", linestyle=(0, (2, 2)), linewidth=1, label="chance"))
+    columns = min(len(handles), 4 if size[0] > 6 else 3)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3
+    )
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _closed(figure)
+
+
+def _draw_curves(axis: Axes, label: str, runs: pd.DataFrame, style: dict[str, Any]) -> None:
+    """One line: each run thin, their mean thick, and the mean of the final accuracies."""
+    epochs = {len(curve) for curve in runs["curve"]}
+    if len(epochs) != 1 or not min(epochs):
+        raise ValueError(f"curves of {label!r}: {len(runs)} runs with {sorted(epochs)} epochs")
+    values = np.array([*runs["curve"]])  # (runs, epochs)
+    x = np.arange(1, values.shape[1] + 1)
+    if len(values) > 1:
+        axis.plot(x, values.T, color=style["color"], alpha=0.35, linewidth=0.6)
+    axis.plot(x, values.mean(0), **style | {"marker": ""})
+    axis.plot(x[-1], runs["accuracy"].mean(), **style | {"markersize": 6}, clip_on=False)
 
 
 def perturbation_grid(
@@ -295,34 +314,26 @@ def energy_bars(
 
 
 def accuracy_bars(
-    results: Iterable[Measured],
-    published: pd.DataFrame | None = None,
-    chance: float = 10.0,
-    title: str | None = None,
+    frame: pd.DataFrame, printed: pd.DataFrame | None = None, title: str | None = None
 ) -> Figure:
     """Measured accuracies beside the published ones, a panel for each exploiter.
 
     Args:
-        results: e.g. of `Lab.exploit`: bars are means, dots single seeds, hatching the export
-            "as_released".
-        published: rows of `ulelib.published.load()`; Table 2 if left out. Hollow diamonds with one
+        frame: of `Lab.table`: bars are means, dots single runs, hatching the export "as_released".
+        printed: rows of `ulelib.published.load()`; Table 2 if left out. Hollow diamonds with one
             standard deviation as whiskers.
-        chance: 100 / classes, percent.
         title: above the panels.
 
     Raises:
-        ValueError: no results.
+        ValueError: no rows.
     """
-    found = list(results)
-    if not found:
-        raise ValueError("no results to draw")
-    if published is None:
-        published = load().query("table == '2'")
-    order = [*dict.fromkeys([*published["defender"], *(r.defender for r in found)])]
-    names = [name for name in order if any(r.defender == name for r in found)]
-    order = [*dict.fromkeys([*published["exploiter"], *(r.exploiter for r in found)])]
-    panels = [name for name in order if any(r.exploiter == name for r in found)]
-    exports = [x for x in _EXPORT_STYLE if any(_export(r) == x for r in found)]
+    if frame.empty:
+        raise ValueError("no runs to draw")
+    if printed is None:
+        printed = load().query("table == '2'")
+    names = _in_order(frame["defender"], printed["defender"])
+    panels = _in_order(frame["exploiter"], printed["exploiter"])
+    exports = [export for export in _EXPORT_STYLE if (frame["export"] == export).any()]
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -334,64 +345,125 @@ def accuracy_bars(
     height = 0.8 / (len(exports) + 1)
     for axis, exploiter in zip(axes[0], panels, strict=True):
         for place, name in enumerate(names):
-            here = [r for r in found if (r.defender, r.exploiter) == (name, exploiter)]
-            shown = [x for x in exports if name != "clean" or x == "exact"]
+            here = frame.query("defender == @name and exploiter == @exploiter")
+            shown = ["-"] if name == "clean" else exports
             first = place - height * len(shown) / 2
             for slot, export in enumerate(shown):
-                values = list({r.seed: r.accuracy for r in here if _export(r) == export}.values())
-                if values:
+                values = here.loc[here["export"] == export, "accuracy"]
+                if len(values):
                     _bar(axis, first + slot * height, values, height, export)
-            row_of = name.split(" (")[0]  # a variant stands beside its defender's number
-            rows = published[
-                (published["defender"] == row_of) & (published["exploiter"] == exploiter)
-            ]
-            for _, row in rows.iterrows():
-                axis.errorbar(
-                    row["value"],
-                    first + len(shown) * height,
-                    xerr=None if pd.isna(row["std"]) else row["std"],
-                    fmt="D",
-                    color=_INK,
-                    markerfacecolor="white",
-                    markersize=5,
-                    capsize=2.5,
-                    linewidth=1.0,
-                    zorder=4,
-                )
-        axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
+            rows = printed.query("exploiter == @exploiter")
+            rows = rows[rows["defender"] == row_of(name)]
+            for row in rows.itertuples():
+                _diamond(axis, row.value, row.std, first + len(shown) * height)
+        axis.axvline(frame["chance"].iloc[0], color="0.4", linestyle="--", linewidth=1)
         axis.set(title=exploiter, xlim=(0, 103), xlabel="clean test accuracy (%)")
         axis.grid(False, axis="y")
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set(yticks=range(len(names)), yticklabels=names)
     axes[0, 0].invert_yaxis()
     handles: list[Any] = [
-        Patch(
-            facecolor=colour, hatch=hatch, edgecolor="white", label=f"measured, {export}".rstrip()
-        )
-        for export, (colour, hatch) in _EXPORT_STYLE.items()
-        if export in exports
-    ]
-    if len({r.seed for r in found}) > 1:
-        handles.append(
-            Line2D([], [], marker="o", linestyle="", color=_INK, markersize=3, label="one seed")
-        )
-    handles += [
-        Line2D(
-            [],
-            [],
-            marker="D",
-            color=_INK,
-            markerfacecolor="white",
-            markersize=5,
-            linewidth=1,
-            label="published ± std",
-        ),
-        Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="chance"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+        Patch(facecolor=_EXPORT_STYLE[export][0], hatch=_EXPORT_STYLE[export][1],
+              edgecolor="white", label=f"measured, {export}".replace("_", " "))
+        for export in exports
+    ]  # fmt: skip
+    _bar_legend(figure, handles, several=frame["seed"].nunique() > 1)
     if title:
         figure.suptitle(title, fontsize=10)
     return _closed(figure)
+
+
+def factor_dots(
+    frame: pd.DataFrame,
+    label: str = "defender",
+    printed: pd.DataFrame | None = None,
+    title: str | None = None,
+) -> Figure:
+    """One factor at a time: a row for each variant, a panel for each exploiter, every run a dot.
+
+    Args:
+        frame: of `Lab.table`, one export alone; the rows stand in its order.
+        label: the column that gives each row.
+        printed: rows of `ulelib.published.load()`: the value to explain, a line across all rows
+            with one standard deviation on both sides.
+        title: above the panels.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if frame.empty:
+        raise ValueError("no runs to draw")
+    names = list(frame[label].unique())
+    panels = list(frame["exploiter"].unique())
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(3.6 * len(panels) + 1.4, 0.34 * len(names) + 1.5),
+        sharey=True,
+        squeeze=False,
+        layout=ConstrainedLayoutEngine(wspace=0.06),
+    )
+    for axis, exploiter in zip(axes[0], panels, strict=True):
+        here = frame[frame["exploiter"] == exploiter]
+        for place, name in enumerate(names):
+            values = here.loc[here[label] == name, "accuracy"]
+            axis.plot(values, [place] * len(values), "o", color="0.45", markersize=3, zorder=3)
+            axis.plot(values.mean(), place, "D", color=_PALETTE[0], markersize=6, zorder=4)
+        if printed is not None:
+            for row in printed[printed["exploiter"] == exploiter].itertuples():
+                axis.axvline(row.value, color=_PALETTE[1], linewidth=1.4)
+                if not pd.isna(row.std):
+                    low, high = row.value - row.std, row.value + row.std
+                    axis.axvspan(low, high, color=_PALETTE[1], alpha=0.15, linewidth=0)
+        axis.axvline(frame["chance"].iloc[0], color="0.4", linestyle="--", linewidth=1)
+        axis.set(title=exploiter, xlim=(0, 100), xlabel="clean test accuracy (%)")
+        axis.tick_params(axis="y", length=0)
+    axes[0, 0].set(yticks=range(len(names)), yticklabels=names)
+    axes[0, 0].invert_yaxis()
+    marks: list[Any] = [
+        Line2D([], [], marker="D", color=_PALETTE[0], linestyle="", label="mean"),
+        Line2D([], [], marker="o", color="0.45", linestyle="", markersize=3, label="one run"),
+        Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="chance"),
+    ]
+    if printed is not None:
+        marks.insert(2, Line2D([], [], color=_PALETTE[1], label="published ± std"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _closed(figure)
+
+
+def _in_order(names: pd.Series[str], printed: pd.Series[str]) -> list[str]:
+    """Names in the paper's order, others behind, in their own."""
+    known = [name for name in printed.unique() if (names == name).any()]
+    return [*known, *(name for name in names.unique() if name not in known)]
+
+
+def _bar_legend(figure: Figure, handles: list[Any], several: bool) -> None:
+    hollow: dict[str, Any] = {"marker": "D", "markerfacecolor": "white", "markersize": 5}
+    if several:
+        handles.append(
+            Line2D([], [], marker="o", linestyle="", color=_INK, markersize=3, label="one run")
+        )
+    handles.append(Line2D([], [], color=_INK, linewidth=1, label="published ± std", **hollow))
+    handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="chance"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+
+
+def _diamond(axis: Axes, value: float, std: float, y: float) -> None:
+    """A published number."""
+    axis.errorbar(
+        value,
+        y,
+        xerr=None if pd.isna(std) else std,
+        fmt="D",
+        color=_INK,
+        markerfacecolor="white",
+        markersize=5,
+        capsize=2.5,
+        linewidth=1.0,
+        zorder=4,
+    )
 
 
 def convergence(
@@ -426,89 +498,6 @@ def convergence(
     return _closed(figure)
 
 
-def _curve_panels(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
-    title: str | None,
-    chance: float,
-    published: Mapping[str, Mapping[str, float]] | None,
-    size: tuple[float, float],
-) -> Figure:
-    if not all(panels.values()):
-        raise ValueError("a panel has no curves to draw")
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
-    styles = _styles(dict.fromkeys(label for curves in panels.values() for label in curves))
-    for axis, (name, curves) in zip(axes[0], panels.items(), strict=True):
-        last = max(_draw_curve(axis, label, curves[label], styles[label]) for label in curves)
-        axis.axhline(chance, color="0.4", linestyle=(0, (2, 2)), linewidth=1)
-        prints = (published or {}).get(name, {})
-        _draw_published(axis, {k: v for k, v in prints.items() if k in styles}, styles, last)
-        axis.set(title=name, xlabel="epoch", ylim=(0, 100))
-        ticks = MaxNLocator(nbins=8, integer=True).tick_values(1, last)
-        axis.set_xticks([tick for tick in ticks if 1 <= tick <= last] if last > 1 else [1])
-    axes[0, 0].set_ylabel("clean test accuracy (%)")
-    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
-    handles.append(Line2D([], [], color="0.4", linestyle=(0, (2, 2)), linewidth=1, label="chance"))
-    if published:
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": ""}
-        handles.append(
-            Line2D([], [], marker="o", color=_INK, label="published, last epoch", **hollow)
-        )
-    columns = min(len(handles), 4 if size[0] > 6 else 3)
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3
-    )
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return _closed(figure)
-
-
-def _draw_curve(
-    axis: Axes, label: str, runs: Sequence[Sequence[float]], style: dict[str, Any]
-) -> int:
-    """Draw one label; returns its last epoch."""
-    epochs = {len(run) for run in runs}
-    if len(epochs) != 1 or not min(epochs):
-        raise ValueError(f"curves of {label!r}: {len(runs)} seeds with {sorted(epochs)} epochs")
-    values = np.asarray(runs, dtype=np.float64)  # (seeds, epochs)
-    x = np.arange(1, values.shape[1] + 1)
-    axis.plot(x, values.mean(0), markevery=_marked(len(x)), **style)
-    if len(values) > 1:
-        axis.fill_between(
-            x, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0
-        )
-    return len(x)
-
-
-def _draw_published(
-    axis: Axes, prints: Mapping[str, float], styles: Mapping[str, dict[str, Any]], last: int
-) -> None:
-    """Hollow markers right of the last epoch, in as many columns as keep them apart."""
-    columns: list[list[float]] = []
-    step = max(last - 1, 1) * 0.045
-    if prints:  # what stands right of the line is another study's, not another epoch
-        axis.axvline(last + step / 3, color="0.75", linewidth=0.8)
-    for label, value in sorted(prints.items(), key=lambda item: item[1]):
-        free = [i for i, column in enumerate(columns) if value - column[-1] > 5]
-        if not free:
-            columns.append([])
-        place = free[0] if free else len(columns) - 1
-        columns[place].append(value)
-        style = styles[label]
-        axis.plot(
-            last + step * (place + 1),
-            value,
-            marker=style["marker"],
-            color=style["color"],
-            markerfacecolor="white",
-            markeredgewidth=1.2,
-            markersize=5.5,
-            linestyle="",
-            zorder=5,
-        )
-
-
 def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, line and marker by label; the paper's defenders always have their own."""
     styles = {}
@@ -529,13 +518,9 @@ def _marked(points: int) -> list[int]:
     return [*range(points - 1, -1, -max(1, math.ceil(points / 12)))]
 
 
-def _export(result: Measured) -> str:
-    return "exact" if result.defender == "clean" else result.export
-
-
-def _bar(axis: Axes, y: float, values: Sequence[float], height: float, export: str) -> None:
-    colour, hatch = _EXPORT_STYLE[export]
-    axis.barh(y, statistics.fmean(values), height, color=colour, hatch=hatch, edgecolor="white")
+def _bar(axis: Axes, y: float, values: pd.Series[float], height: float, export: str) -> None:
+    colour, hatch = _EXPORT_STYLE.get(export, _EXPORT_STYLE["exact"])
+    axis.barh(y, values.mean(), height, color=colour, hatch=hatch, edgecolor="white")
     if len(values) > 1:
         axis.plot(values, [y] * len(values), "o", color=_INK, markersize=2.5, zorder=4)
 

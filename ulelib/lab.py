@@ -1,102 +1,55 @@
-"""The lab: what a notebook talks to. It runs a stage, or loads it from the store.
+"""The lab: what a notebook talks to. Names in, tidy pandas frames out.
 
-lab = Lab("auto", seed=0)
-noise = lab.perturbation("ULEO-GrayAugs")
-result = lab.exploit("ULEO-GrayAugs", exploiter="gray")
+    lab = Lab("auto", seed=0, n_seeds=3)
+    cells = lab.cells(["clean", "ULEO"], ["standard", "gray"], exports=["exact"])
+    frame = lab.table(cells)                   # one row a training
+    noise = lab.perturbation("ULEO")
+
+A cell is a `stages.Run` with its names. Products are explicit; means and pivots are pandas' work.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
+import itertools
 import os
-import subprocess
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from tqdm import tqdm
+import pandas as pd
 
-from ulelib import machine
-from ulelib.bilevel import NotConverged
-from ulelib.data import DataUnavailable, ImageSet, is_available, load, stratified_subset
-from ulelib.defenders import DEFENDERS, Defender
-from ulelib.exploiters import EXPLOITERS, Training, exploit
-from ulelib.models import build_model
+from ulelib import machine, plan, results, stages
+from ulelib.data import DataUnavailable, ImageSet, is_available
+from ulelib.defenders import CLEAN, DEFENDERS, Setting
+from ulelib.exploiters import EXPLOITERS, Recipe
 from ulelib.perturbation import EXPORTS, Perturbation
 from ulelib.profiles import PROFILES, Profile
-from ulelib.store import Store, canonical, key_of, write_text
+from ulelib.settings import Op, key_of
+from ulelib.stages import Data, Noise, Part, Run, Stage
+from ulelib.store import Store
 
-CLEAN = "clean"
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
 
 
 @dataclass(frozen=True)
-class GenerationSpec:
-    """All that a perturbation depends on. `version` rises when the same settings mean another
-    computation."""
+class Cell:
+    """One number of a table: a training, and the names under which a page shows it."""
 
-    images: str  # fingerprint
-    defender: dict[str, Any]
-    loop: dict[str, Any]
-    model: str
-    model_options: dict[str, Any]
-    precision: str
-    seed: int
-    version: int = 2  # 1: other stop test and clipping under random views
-
-
-@dataclass(frozen=True)
-class TrainingSpec:
-    """All that an exploiter's result depends on; `perturbation` is a key of the store, or None."""
-
-    images: str
-    test_images: str
-    perturbation: str | None
-    export: str
-    exploiter: str
-    recipe: dict[str, Any]
-    model: str
-    model_options: dict[str, Any]
-    precision: str
-    seed: int
-    version: int = 2  # 1: exploiters of a seed began with the defender's initial weights
-
-
-@dataclass(frozen=True)
-class Result:
-    """One exploiter, trained and measured.
-
-    Attributes:
-        defender: "clean" or a key of `DEFENDERS`.
-        exploiter: a key of `EXPLOITERS`.
-        export: "exact" or "as_released"; "-" for clean images.
-        seed: of the defender and of the exploiter.
-        accuracy: clean test accuracy at the last epoch, percent.
-        curve: the same after each epoch.
-        train_accuracy: percent, during the last epoch, on what it was trained on.
-        seconds: of the training.
-        key: of the training in the store.
-        machine: where it ran, see `machine.describe`.
-        commit: of the code that trained it, "+" behind it where the tree differed; None without git
-            or for a stage stored before commits were.
-    """
-
+    run: Run
+    data: str
     defender: str
-    exploiter: str
     export: str
+    source: str
+    exploiter: str
+    net: str
     seed: int
-    accuracy: float
-    curve: tuple[float, ...]
-    train_accuracy: float
-    seconds: float
-    key: str
-    machine: dict[str, Any]
-    commit: str | None = None
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The columns under which it stands in a table."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "run"}
 
 
 class Lab:
@@ -108,9 +61,11 @@ class Lab:
         seed: the first seed.
         n_seeds: how many seeds, from `seed` on; 0 takes the profile's own number.
         store: folder of the store; else `$ULELIB_STORE`, else `.ulelib` in the project.
+        keep: take the numbers that the profile's records hold (`results.known`) instead of
+            computing them again; True where `$ULELIB_KEEP` is set. Noise itself is in no record.
 
     Raises:
-        ValueError: unknown profile, or a seed that is not a whole number of 0 or more.
+        ValueError: unknown profile, or a seed that is not a whole number in 0..10,000.
         DataUnavailable: a profile asked for by name whose data cannot be had.
     """
 
@@ -120,9 +75,10 @@ class Lab:
         seed: int = 0,
         n_seeds: int = 1,
         store: Path | None = None,
+        keep: bool | None = None,
     ) -> None:
-        _check_whole("seed", seed)
-        _check_whole("n_seeds", n_seeds)
+        _check_whole("seed", seed, 10_000)
+        _check_whole("n_seeds", n_seeds, 100)
         if profile != "auto" and profile not in PROFILES:
             raise ValueError(f"profile {profile!r}; choose from {['auto', *PROFILES]}")
         self.fell_back = False
@@ -132,65 +88,101 @@ class Lab:
                 self.fell_back, profile = True, "smoke"
         self.profile: Profile = PROFILES[profile]
         self.seeds = list(range(seed, seed + (n_seeds or self.profile.seeds)))
-        self.store = Store(store or _default_folder("ULELIB_STORE", ".ulelib"))
-        self.results: dict[str, Result] = {}
-        self.generations: dict[str, dict[str, Any]] = {}
+        self.store = Store(store or machine.folder("ULELIB_STORE", ".ulelib"))
+        keep = bool(os.environ.get("ULELIB_KEEP")) if keep is None else keep
+        self.known = results.known(self.profile.name) if keep else {}
+        self.shown: dict[Cell, None] = {}  # the cells that the page has asked for, in order
+        self.made: dict[Stage, None] = {}  # and all stages behind it
 
     @functools.cached_property
-    def precision(self) -> str:
+    def precision(self) -> Any:
         """ "float32" or "bfloat16", as the profile and the machine have it."""
         wanted = self.profile.precision
         return machine.fastest_precision() if wanted == "fastest" else wanted
 
     @functools.cached_property
+    def data(self) -> Data:
+        """The profile's data set."""
+        profile = self.profile
+        try:
+            return stages.data_set(profile.data, profile.n_train, seed=SUBSET_SEED)
+        except DataUnavailable as error:
+            raise DataUnavailable(
+                f"profile {profile.name!r} needs {profile.data}: {error}"
+            ) from error
+
+    @property
     def train_set(self) -> ImageSet:
         """The clean training images of the profile."""
-        whole = self._load("train")
-        count = self.profile.n_train
-        return whole if count is None else stratified_subset(whole, count, SUBSET_SEED)
+        return stages.images(self.data, "train")
 
-    @functools.cached_property
+    @property
     def test_set(self) -> ImageSet:
         """The clean test images: all of them; they only measure."""
-        return self._load("test")
+        return stages.images(self.data, "test")
 
-    def perturbation(self, defender: str, seed: int | None = None) -> Perturbation:
-        """The noise of `defender` for the training images; made, or loaded from the store.
+    # --- what a page needs -------------------------------------------------------------------
+
+    def noise(
+        self,
+        defender: str,
+        seed: int | None = None,
+        *,
+        data: Data | None = None,
+        source: Op | None = None,
+        **changes: Any,
+    ) -> Noise:
+        """The stage that makes a defender's noise.
+
+        Args:
+            defender: a key of `DEFENDERS`.
+            seed: the lab's first if None.
+            data: the profile's if None.
+            source: the network it is made with; the profile's if None.
+            changes: settings of its method that differ, e.g. `stop_error=0.05`.
 
         Raises:
-            ValueError: unknown defender.
-            NotConverged: see `bilevel.minimise_error`; the partial noise is kept in the store's
-                folder `partial`.
+            ValueError: an unknown name or setting.
         """
-        chosen, seed = self._defender(defender), self._seed(seed)
-        spec = self._generation_spec(chosen, seed)
+        if defender not in DEFENDERS:
+            raise ValueError(f"defender {defender!r}; choose from {[CLEAN, *DEFENDERS]}")
+        profile, seed = self.profile, self._seed(seed)
+        loop = profile.loop if source is None else replace(profile.loop, net=source)
+        setting = Setting(
+            data=data or self.data,
+            loop=loop,
+            gray_inner=profile.gray_inner,
+            poison=profile.poison,
+            recipe=profile.recipe,
+            seed=seed,
+            precision=self.precision,
+        )
+        method = replace(DEFENDERS[defender](setting), **changes)  # type: ignore[type-var]
+        return Noise(setting.data, method, seed, self.precision)
 
-        def compute(folder: Path) -> None:
-            made = self._generate(chosen, seed)
-            made.save(folder / "delta.safetensors")
-            record = {"rounds": made.rounds, "seconds": made.seconds, **_made_by()}
-            (folder / "record.json").write_text(json.dumps(record))
-
-        def read(folder: Path) -> Perturbation:
-            self._note_generation(spec, defender, folder)
-            return Perturbation.load(folder / "delta.safetensors")
-
-        return self.store.get("perturbation", spec, compute, read)
-
-    def exploit(
+    def cell(
         self,
-        defender: str = CLEAN,
+        defender: str,
         exploiter: str = "standard",
         export: str = "exact",
         seed: int | None = None,
-    ) -> Result:
-        """Train an exploiter on what `defender` publishes; or load what it reached.
+        *,
+        noise: Noise | None = None,
+        data: Data | None = None,
+        source: Op | None = None,
+        net: Op | None = None,
+        recipe: Recipe | None = None,
+    ) -> Cell:
+        """One training, with its names.
 
         Args:
-            defender: a key of `DEFENDERS`, or "clean".
+            defender: a key of `DEFENDERS`, or "clean"; with `noise`, any name for it.
             exploiter: a key of `EXPLOITERS`.
             export: "exact" or "as_released"; of no effect on clean images.
             seed: of defender and exploiter; the lab's first if None.
+            noise: made in a way that has no name in `DEFENDERS`.
+            data, source, net, recipe: data set, the defender's network, the exploiter's and its
+                training, if they are not the profile's.
 
         Raises:
             ValueError: an unknown name.
@@ -199,253 +191,114 @@ class Lab:
             raise ValueError(f"exploiter {exploiter!r}; choose from {sorted(EXPLOITERS)}")
         if export not in EXPORTS:
             raise ValueError(f"export {export!r}; choose from {EXPORTS}")
-        seed = self._seed(seed)
+        profile, seed, data = self.profile, self._seed(seed), data or self.data
         clean = defender == CLEAN
-        export = "-" if clean else export
-        generation = None if clean else self._generation_spec(self._defender(defender), seed)
-        spec = TrainingSpec(
-            images=self.train_set.fingerprint,
-            test_images=self.test_set.fingerprint,
-            perturbation=None if generation is None else key_of(generation),
-            export=export,
-            exploiter=exploiter,
-            recipe=dataclasses.asdict(self.profile.recipe),
-            model=self.profile.model,
-            model_options=self.profile.model_options,
+        if not clean and noise is None:
+            noise = self.noise(defender, seed, data=data, source=source)
+        net = net or profile.loop.net
+        run = Run(
+            train=(Part(data) if clean else Part(data, noise=noise, export=export),),  # type: ignore[arg-type]
+            test=data,
+            exploiter=EXPLOITERS[exploiter],
+            net=net,
+            recipe=recipe or profile.recipe,
+            seed=seed,
             precision=self.precision,
+        )
+        return Cell(
+            run=run,
+            data=data.name,
+            defender=defender,
+            export="-" if clean else export,
+            source="-" if clean else str(source or profile.loop.net),
+            exploiter=exploiter,
+            net=str(net),
             seed=seed,
         )
 
-        def compute(folder: Path) -> None:
-            published = self.train_set
-            if not clean:
-                published = self.perturbation(defender, seed).apply(published, export)
-            training = exploit(
-                published,
-                self.test_set,
-                self._make_model,
-                self.profile.recipe,
-                exploiter=exploiter,
-                seed=seed,
-                precision=self.precision,
-            )
-            record = {"training": dataclasses.asdict(training), **_made_by()}
-            (folder / "record.json").write_text(json.dumps(record))
-
-        def read(folder: Path) -> Result:
-            record = json.loads((folder / "record.json").read_text())
-            training = Training(**record["training"])
-            return Result(
-                defender=defender,
-                exploiter=exploiter,
-                export=export,
-                seed=seed,
-                accuracy=training.accuracy,
-                curve=tuple(training.curve),
-                train_accuracy=training.train_accuracy,
-                seconds=training.seconds,
-                key=key_of(spec),
-                machine=record["machine"],
-                commit=record.get("commit"),
-            )
-
-        result = self.store.get("training", spec, compute, read)
-        if generation is not None:  # a stored training does not read its perturbation
-            self._note_generation(
-                generation, defender, self.store.place("perturbation", generation)
-            )
-        self.results[result.key] = result
-        return result
-
-    def table(
+    def cells(
         self,
         defenders: Sequence[str],
-        exploiters: Sequence[str] = tuple(EXPLOITERS),
-        exports: Sequence[str] = EXPORTS,
-    ) -> list[Result]:
-        """Every defender against every exploiter, with each export and seed; clean images once."""
-        cells = [
-            (defender, exploiter, export, seed)
-            for seed in self.seeds
-            for defender in defenders
-            for export in (exports if defender != CLEAN else exports[:1])
-            for exploiter in exploiters
+        exploiters: Sequence[str] = ("standard",),
+        exports: Sequence[str] = ("exact",),
+        *,
+        sources: Sequence[Op | None] = (None,),
+        nets: Sequence[Op | None] = (None,),
+        data: Sequence[Data | None] = (None,),
+    ) -> list[Cell]:
+        """Every defender with each export and source network against every exploiter and network,
+        for each seed; clean images once for all exports and source networks."""
+        product = itertools.product(self.seeds, data, defenders, sources, exports, exploiters, nets)
+        found = [
+            self.cell(defender, exploiter, export, seed, data=own, source=source, net=net)
+            for seed, own, defender, source, export, exploiter, net in product
+            if defender != CLEAN or (export, source) == (exports[0], sources[0])
         ]
-        progress = tqdm(cells, desc="trainings", mininterval=1)
-        return [self.exploit(*cell) for cell in progress]
+        return list(dict.fromkeys(found))
 
-    def save(self, name: str) -> Path:
-        """Write `PROFILE/NAME.json`: settings, per-seed values, curves, machine, seconds.
+    # --- what a page shows -------------------------------------------------------------------
 
-        Every stage has the commit of the code that computed it, the record that of the code which
-        put them together.
+    def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
+        """The measured cells, one a row; what is not in the store is computed first.
 
-        It goes to the folder `$ULELIB_RESULTS`, else `_build/results` in the project: only
-        `make reproduce` replaces the book's own records, in `results`.
+        Returns:
+            columns data, defender, export, source, exploiter, net, seed (the names); accuracy,
+            train_accuracy, curve, seconds (see `exploiters.Training`); chance, in percent; key,
+            commit, device and threads (who computed it).
         """
-        folder = _default_folder("ULELIB_RESULTS", "_build/results")
-        path = folder / self.profile.name / f"{name}.json"
-        record = {
-            "name": name,
-            "profile": json.loads(canonical(self.profile)),
-            "precision": self.precision,
+        wanted = list(cells)
+        plan.run(self.unknown(cell.run for cell in wanted), self.store)
+        self.shown |= dict.fromkeys(wanted)
+        self.made |= {stage: None for cell in wanted for stage in plan.stages_of([cell.run])}
+        return pd.DataFrame(
+            [results.row(cell.names, key_of(cell.run), self._record(cell.run)) for cell in wanted]
+        )
+
+    def unknown(self, wanted: Iterable[Stage]) -> list[Stage]:
+        """Those whose numbers no record holds that is to be kept."""
+        return [stage for stage in wanted if key_of(stage) not in self.known]
+
+    def perturbation(self, defender: str | Noise, seed: int | None = None) -> Perturbation:
+        """The noise of a defender; made, or loaded from the store.
+
+        Raises:
+            ValueError: unknown defender.
+            NotConverged: see `bilevel.minimise_error`; the partial noise is kept in the store's
+                folder `partial`.
+        """
+        stage = defender if isinstance(defender, Noise) else self.noise(defender, seed)
+        plan.run([stage], self.store)
+        self.made[stage] = None
+        found: Perturbation = stages.load(stage, self.store)
+        return found
+
+    def save(self, page: str) -> Path:
+        """Write the record of a page: its cells, and all stages behind it (`results.save`)."""
+        told = {
+            "page": page,
+            "profile": self.profile.name,
             "seeds": self.seeds,
-            "images": {
-                "train": [self.train_set.name, len(self.train_set), self.train_set.fingerprint],
-                "test": [self.test_set.name, len(self.test_set), self.test_set.fingerprint],
-            },
-            "generations": self.generations,
-            "results": [dataclasses.asdict(result) for result in self.results.values()],
-            **_made_by(),
+            "precision": self.precision,
+            "train": [self.train_set.name, len(self.train_set)],
+            "test": [self.test_set.name, len(self.test_set)],
+            "cells": [{**cell.names, "key": key_of(cell.run)} for cell in self.shown],
         }
-        write_text(path, json.dumps(record, indent=1) + "\n")
-        return path
+        return results.save(told, self.records())
 
-    def _load(self, split: str) -> ImageSet:
-        try:
-            return load(self.profile.data, split)
-        except DataUnavailable as error:
-            raise DataUnavailable(
-                f"profile {self.profile.name!r} needs {self.profile.data}: {error}"
-            ) from error
+    def records(self) -> dict[str, dict[str, Any]]:
+        """`stages.record` of all stages behind the page, by key."""
+        return {key_of(stage): self._record(stage) for stage in self.made}
 
-    def _defender(self, name: str) -> Defender:
-        if name not in DEFENDERS:
-            raise ValueError(f"defender {name!r}; choose from {[CLEAN, *DEFENDERS]}")
-        return DEFENDERS[name]
+    def _record(self, stage: Stage) -> dict[str, Any]:
+        return self.known.get(key_of(stage)) or stages.record(stage, self.store)
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:
             return self.seeds[0]
-        _check_whole("seed", seed)
+        _check_whole("seed", seed, 10_000)
         return seed
 
-    def _make_model(self) -> nn.Module:
-        classes = len(self.train_set.classes)
-        return build_model(self.profile.model, classes, **self.profile.model_options)
 
-    def _generation_spec(self, defender: Defender, seed: int) -> GenerationSpec:
-        described = {
-            item.name: getattr(value, "__name__", value)  # a view is named, not hashed
-            for item in dataclasses.fields(defender)
-            for value in (getattr(defender, item.name),)
-        }
-        return GenerationSpec(
-            images=self.train_set.fingerprint,
-            defender=described,
-            loop=dataclasses.asdict(self.profile.loop),
-            model=self.profile.model,
-            model_options=self.profile.model_options,
-            precision=self.precision,
-            seed=seed,
-        )
-
-    def _note_generation(self, spec: GenerationSpec, defender: str, folder: Path) -> None:
-        path = folder / "record.json"
-        if not path.exists():  # a perturbation may have been removed since; its trainings stay
-            return
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            self.generations[key_of(spec)] = {"defender": defender, "seed": spec.seed, **record}
-        except (OSError, ValueError, TypeError) as error:  # the training does not depend on it
-            warnings.warn(
-                f"how {defender} was made cannot be read ({error}); the record leaves it out. "
-                "Asking for the perturbation itself computes it again",
-                stacklevel=3,
-            )
-
-    def _generate(self, defender: Defender, seed: int) -> Perturbation:
-        try:
-            return defender.protect(
-                self.train_set,
-                self._make_model,
-                self.profile.loop,
-                seed=seed,
-                precision=self.precision,
-            )
-        except NotConverged as error:
-            key = key_of(self._generation_spec(defender, seed))
-            path = self.store.folder / "partial" / f"{key}.safetensors"
-            part = path.with_suffix(".part")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                error.perturbation.save(part)
-                os.replace(part, path)
-                error.add_note(f"It is kept in {path}, too.")
-            except OSError as trouble:  # what the loop made is still in the exception
-                part.unlink(missing_ok=True)
-                error.add_note(f"It could not be kept in {path}: {trouble}")
-            raise
-
-
-def _check_whole(name: str, number: int) -> None:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise ValueError(f"{name} is {number!r}: it must be a whole number, 0 or more")
-
-
-def read_results(name: str, profile: str) -> tuple[list[Result], dict[str, Any]]:
-    """A record of the book, from `$ULELIB_RESULTS` or else `results`: its results, and all of it.
-
-    Raises:
-        FileNotFoundError: nothing was saved under that name in that profile; says what to run.
-    """
-    path = _default_folder("ULELIB_RESULTS", "results") / profile / f"{name}.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"there is no record {path}; make it with `make reproduce PROFILE={profile}`"
-        )
-    record = json.loads(path.read_text(encoding="utf-8"))
-    results = [Result(**{**row, "curve": tuple(row["curve"])}) for row in record["results"]]
-    return results, record
-
-
-def curves(
-    results: Iterable[Result], exploiter: str, export: str | None = None
-) -> dict[str, list[tuple[float, ...]]]:
-    """Learning curves by defender, one a seed, as `ulelib.figures` takes them.
-
-    Args:
-        results: of `Lab.table` or `Lab.exploit`.
-        exploiter: whose curves.
-        export: only this one's (and the clean ones'); None takes all and names the export.
-    """
-    chosen: dict[str, list[tuple[float, ...]]] = {}
-    for result in results:
-        if result.exploiter == exploiter and (export is None or result.export in (export, "-")):
-            suffix = f" ({result.export.replace('_', ' ')})" if export is None else ""
-            label = result.defender + (suffix if result.export != "-" else "")
-            chosen.setdefault(label, []).append(result.curve)
-    return chosen
-
-
-def _default_folder(variable: str, name: str) -> Path:
-    """`$variable`, else `name` in the project this package belongs to, else in the working folder.
-
-    A notebook's working folder differs between papermill and JupyterLab, so it is the last choice.
-    """
-    if variable in os.environ:
-        return Path(os.environ[variable])
-    project = Path(__file__).resolve().parent.parent
-    return (project if (project / "pyproject.toml").exists() else Path.cwd()) / name
-
-
-def _made_by() -> dict[str, Any]:
-    return {"machine": machine.describe(), "commit": _commit()}
-
-
-def _commit() -> str | None:
-    """The code's git commit, with "+" behind it where the tree differs; None without git."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "."],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if changed else "")
+def _check_whole(name: str, number: int, most: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= most:
+        raise ValueError(f"{name} is {number!r}: it must be a whole number, 0 to {most:,}")

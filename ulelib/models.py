@@ -12,11 +12,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models import densenet, resnet, vgg
+
+from ulelib.settings import Op, look_up
 
 # Channel means and standard deviations of CIFAR-10's training images, in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
+# Standard deviations, on the same images normalised so, of 2x2 Haar patterns (mean, columns, rows,
+# diagonal) in luminance, red against blue, and green against both.
+HAAR_STD = (
+    (3.1704, 0.5754, 0.6278, 0.2351),
+    (0.9112, 0.1193, 0.1295, 0.0407),
+    (0.4304, 0.0670, 0.0706, 0.0250),
+)
 
 
 def resnet18(classes: int = 10, width: float = 1.0, blocks: int = 2) -> nn.Module:
@@ -71,6 +81,11 @@ def vgg11(classes: int = 10, width: float = 1.0) -> nn.Module:
     return net.apply(_torch_initialisation)
 
 
+def linear(classes: int = 10, size: int = 32) -> nn.Module:
+    """Logistic regression on the pixels of `size` x `size` images."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes))
+
+
 def mlp(classes: int = 10, width: float = 1.0) -> nn.Module:
     """The paper's multi-layer perceptron (section 6.1), 3072-256-128-10: 820,874 parameters.
 
@@ -103,6 +118,32 @@ class _ConvPoolConv(nn.Sequential):
         )
 
 
+class HaarStem(nn.Module):
+    """A fixed first layer: 2x2 Haar patterns of luminance and two differences of colour.
+
+    These 12 patterns are nearly the principal components of 2x2 patches of photographs. Each is
+    divided by its standard deviation on CIFAR-10's training images, so that training need not
+    learn to look at edges before it learns anything else; but by 0.05 at least, so that the finest
+    changes of colour, and a perturbation with them, do not appear forty times as large. It depends
+    on no image of a run: a defender and all exploiters have the same one.
+    """
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.patterns: torch.Tensor
+        places = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+        colours = F.normalize(torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]))
+        patterns = colours.view(3, 1, 3, 1, 1) * places.view(1, 4, 1, 2, 2)
+        std = torch.tensor(HAAR_STD).clamp(min=0.05).view(12, 1, 1, 1)
+        scaled = patterns.reshape(12, 3, 2, 2) / std
+        self.register_buffer("patterns", scaled)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W)` normalised -> `(B, 12, H - 1, W - 1)`, or `H / 2` with stride 2."""
+        return F.conv2d(images, self.patterns, stride=self.stride)
+
+
 class ConvNet(nn.Module):
     """A small convolutional network for two cores; not one of the papers'.
 
@@ -111,28 +152,31 @@ class ConvNet(nn.Module):
     a fraction of their width.
 
     Args:
-        stem, widths: channels of the stem and of the three blocks.
-        zero_bias: start the stem's bias at 0. torch's random one is as large as what faint images
-            make of the stem's weights, and some seeds then never learn.
+        widths: channels of the three blocks.
+        stem: "haar", fixed (`HaarStem`), or "learned": a convolution whose bias starts at 0, since
+            torch's random one is as large as what faint images make of the weights.
+        channels: of a learned stem.
+        stride: of the stem; with 2 every pixel is in one pattern, and all costs a quarter.
     """
 
     def __init__(
         self,
         classes: int = 10,
-        stem: int = 16,
         widths: tuple[int, int, int] = (32, 64, 128),
-        zero_bias: bool = False,
+        stem: str = "haar",
+        channels: int = 16,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(CIFAR_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(CIFAR_STD).view(1, 3, 1, 1))
-        first = nn.Conv2d(3, stem, 2)
-        if zero_bias and first.bias is not None:
-            nn.init.zeros_(first.bias)
-        self.stem = nn.Sequential(first, nn.ReLU())
-        inputs = (stem, *widths[:-1])
+        if stem not in STEMS:
+            raise ValueError(f"convnet: stem {stem!r}; choose from {sorted(STEMS)}")
+        first, outputs = STEMS[stem](channels, stride)
+        self.stem = first
+        inputs = (outputs, *widths[:-1])
         self.blocks = nn.Sequential(*map(_ConvPoolConv, inputs, widths))
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
@@ -144,24 +188,45 @@ class ConvNet(nn.Module):
         return self.head(features.amax((2, 3))) / 4
 
 
+def _learned_stem(channels: int, stride: int) -> tuple[nn.Module, int]:
+    convolution = nn.Conv2d(3, channels, 2, stride)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    return nn.Sequential(convolution, nn.ReLU()), channels
+
+
+STEMS: dict[str, Callable[[int, int], tuple[nn.Module, int]]] = {
+    "haar": lambda channels, stride: (HaarStem(stride), 12),
+    "learned": _learned_stem,
+}
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "densenet121": densenet121,
     "vgg11": vgg11,
     "mlp": mlp,
+    "linear": linear,
     "convnet": ConvNet,
 }
 
 
-def build_model(name: str, classes: int, **options: Any) -> nn.Module:
-    """An untrained model by name, `options` as its function takes them.
+def build_model(net: Op, classes: int) -> nn.Module:
+    """An untrained network, e.g. `build_model(op("resnet18", width=0.25), 10)`.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name or option, a size below 1, or a width out of its range.
     """
-    if name not in MODELS:
-        raise ValueError(f"model {name!r}; choose from {sorted(MODELS)}")
-    return MODELS[name](classes, **options)
+    options = [value for _, given in net.options for value in _numbers(given)]
+    if classes < 1 or any(not 0 < value <= 4096 for value in options):
+        raise ValueError(f"a network of {classes} classes, {net}: sizes must lie in (0, 4096]")
+    return look_up(MODELS, net, "network")(classes)
+
+
+def _numbers(value: Any) -> list[float]:
+    """The sizes in an option: numbers and tuples of numbers; switches are none."""
+    if isinstance(value, tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def _scaled(channels: int, width: float) -> int:

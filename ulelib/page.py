@@ -7,18 +7,23 @@ page.about(lab)                                  # on what data, profile, seeds 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown
+from pandas.io.formats.style import Styler
 
-from ulelib import machine
+from ulelib import machine, results
 from ulelib.lab import Lab
+from ulelib.pgd import Pgd
 
 
 def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
     """The lab of a notebook, after its parameters have been checked.
+
+    The kernel is the page's own process, so its memory allocator is set for training.
 
     Raises:
         ValueError: papermill was given a parameter that the notebook does not have (papermill
@@ -27,6 +32,7 @@ def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
     shell = get_ipython()
     if shell is not None:
         check_parameters(shell.user_ns.get("In", []))
+        machine.keep_freed_memory()
     return Lab(profile, seed, n_seeds)
 
 
@@ -80,36 +86,32 @@ def _assigned(source: str) -> set[str]:
 def caption(lab: Lab) -> str:
     """One line for every table and figure: data, profile, seeds."""
     fell_back = "; CIFAR-10 was not at hand" if lab.fell_back else ""
-    images = f"{len(lab.train_set):,} training and {len(lab.test_set):,} test images"
-    on = f"{images} of {lab.train_set.name}, profile {lab.profile.name}"
-    return f"{on}, {_seeds(lab.seeds)}{fell_back}"
+    images = _images(lab.train_set.name, len(lab.train_set), len(lab.test_set))
+    return f"{images}, profile {lab.profile.name}, {_seeds(lab.seeds)}{fell_back}"
 
 
 def about(lab: Lab) -> Markdown:
     """The page's first output: on what data, profile, seeds and machine it ran."""
     profile, where = lab.profile, machine.describe()
-    options = ", ".join(f"{key} {value}" for key, value in profile.model_options.items())
-    loop, recipe = profile.loop, profile.recipe
+    loop, recipe, gray = profile.loop, profile.recipe, profile.gray_inner
     rows = {
         "profile": f"`{profile.name}`",
-        "data": caption(lab).split(", profile")[0],
-        "network": f"{profile.model}{f' ({options})' if options else ''}, defender and exploiter",
+        "data": _images(lab.train_set.name, len(lab.train_set), len(lab.test_set)),
+        "network": f"{loop.net}, defender and exploiter, unless the page says another",
         "Algorithm 1": (
-            f"ε = {255 * loop.epsilon:.3g}/255, {loop.inner_steps} inner steps of "
-            f"{255 * loop.step:.3g}/255, {loop.outer_batches} training batches of "
-            f"{loop.outer_batch_size} a round, stop error {loop.stop_error:g}"
+            f"ε = {255 * loop.inner.epsilon:.3g}/255, {_steps(loop.inner)} "
+            + ("" if gray == loop.inner else f"(gray defenders: {_steps(gray)}) ")
+            + f"in each round, {loop.outer_batches} training batches of "
+            f"{loop.outer_batch_size}, stop error {loop.stop_error:g}"
         ),
         "training": (
             f"{recipe.epochs} epochs, batches of {recipe.batch_size}, SGD with peak rate "
             f"{recipe.learning_rate:g} ({recipe.schedule}), label smoothing "
             f"{recipe.label_smoothing:g}, crop and flip"
-            + (", image and mirror image at test" if recipe.flip_at_test else "")
+            + (", image and mirror image at the last test" if recipe.flip_at_test else "")
         ),
         "seeds": ", ".join(map(str, lab.seeds)),
-        "machine": (
-            f"{where['device']}, {_threads([where])}, {lab.precision}, "
-            f"torch {where['torch']}, Python {where['python']}"
-        ),
+        "precision": f"{lab.precision}, torch {where['torch']}, Python {where['python']}",
     }
     lines = [f"| {name} | {text} |" for name, text in rows.items()]
     warning = ""
@@ -127,50 +129,75 @@ def about(lab: Lab) -> Markdown:
     return Markdown(warning + "\n".join(["| | |", "|:--|:--|", *lines]))
 
 
-def terminal_table(frame: pd.DataFrame) -> str:
-    """A comparison as plain text, for a terminal: two header rows become one."""
-    flat = frame.copy()
-    flat.columns = [" ".join(filter(None, map(str, name))) for name in frame.columns]
-    return flat.to_string(index=False)
-
-
 def record_caption(record: dict[str, Any]) -> str:
     """`caption`, of a record that `Lab.save` wrote."""
-    (train, n_train, _), (_, n_test, _) = record["images"]["train"], record["images"]["test"]
-    return (
-        f"{n_train:,} training and {n_test:,} test images of {train}, profile "
-        f"{record['profile']['name']}, {_seeds(record['seeds'])}"
-    )
+    (train, n_train), (_, n_test) = record["train"], record["test"]
+    images = _images(train, n_train, n_test)
+    return f"{images}, profile {record['profile']}, {_seeds(record['seeds'])}"
 
 
 def about_record(record: dict[str, Any]) -> Markdown:
     """On what data, profile, seeds and machine a record was measured, and how long it took."""
-    where = record["machine"]
-    stages = [*record["generations"].values(), *record["results"]]
-    seconds = sum(row["seconds"] for row in stages)
-    threads = _threads([row["machine"] for row in stages])
-    return Markdown(
-        f"Measured on {record_caption(record)}; on {where['device']}, "
-        f"{record['precision']}, torch {where['torch']}; "
-        f"{_count(len(record['generations']), 'perturbation')} and "
-        f"{_count(len(record['results']), 'training')} in {seconds / 60:.0f} minutes, each on "
-        f"{threads}."
-    )
+    return Markdown(f"Measured on {record_caption(record)}. {spent_on(record['stages'].values())}")
 
 
 def spent(lab: Lab) -> Markdown:
-    """The page's last output: how long its stages took, whether today or when they were stored."""
-    generations = [float(record["seconds"]) for record in lab.generations.values()]
-    trainings = [result.seconds for result in lab.results.values()]
-    parts = [
-        f"{_count(len(seconds), name)} in {sum(seconds) / 60:.1f} minutes"
-        for name, seconds in (("perturbation", generations), ("training", trainings))
-        if seconds
-    ]
-    machines = [record["machine"] for record in lab.generations.values()]
-    threads = _threads([*machines, *(result.machine for result in lab.results.values())])
-    on = f", each on {threads}" if parts else ""
-    return Markdown(f"Computation behind this page: {' and '.join(parts) or 'none'}{on}.")
+    """The page's last output: its stages, who computed them and how long, today or earlier."""
+    return Markdown(spent_on(lab.records().values()))
+
+
+def spent_on(stages: Iterable[dict[str, Any]]) -> str:
+    """How many stages of each kind, in how many minutes, on what, with which commit.
+
+    Args:
+        stages: of `stages.record`.
+    """
+    found = list(stages)
+    if not found:
+        return "No computation is behind this page."
+    words = {"Noise": "perturbation", "Run": "training", "Attacked": "attack"}
+    parts = []
+    for kind, word in words.items():
+        took = [float(s["result"].get("seconds", 0)) for s in found if s["spec"]["type"] == kind]
+        if took:
+            parts.append(f"{_count(len(took), word)} in {sum(took) / 60:.1f} minutes")
+    machines = [stage["made"]["machine"] for stage in found]
+    devices = sorted({where["device"] for where in machines})
+    commits = sorted({str(stage["made"]["commit"]) for stage in found})
+    return (
+        f"Computation behind this page: {' and '.join(parts)}, each on {_threads(machines)} of "
+        f"{', '.join(devices)}, by the code of commit{'s' * (len(commits) > 1)} "
+        f"{', '.join(commits)}."
+    )
+
+
+def times(profile: str) -> Styler:
+    """How long each recorded page's stages took, a seed, in minutes of one stage at a time."""
+    lines = []
+    for name in results.pages(profile):
+        _, record = results.read(name, profile)
+        seconds = [float(one["result"].get("seconds", 0)) for one in record["stages"].values()]
+        seeds = len(record["seeds"])
+        lines.append(
+            {
+                "page": name,
+                "seeds": seeds,
+                "stages": len(seconds),
+                "minutes a seed": sum(seconds) / 60 / seeds,
+                "threads a stage": _threads(
+                    [one["made"]["machine"] for one in record["stages"].values()]
+                ),
+            }
+        )
+    return pd.DataFrame(lines).style.hide(axis="index").format({"minutes a seed": "{:.0f}"})
+
+
+def _steps(inner: Pgd) -> str:
+    return f"{inner.steps} inner steps of {255 * inner.step:.3g}/255"
+
+
+def _images(name: str, n_train: int, n_test: int) -> str:
+    return f"{n_train:,} training and {n_test:,} test images of {name}"
 
 
 def _seeds(seeds: list[int]) -> str:

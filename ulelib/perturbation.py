@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from ulelib import views
 from ulelib.data import ImageSet
 
 EXPORTS = ("exact", "as_released")
 KINDS = ("sample_wise", "class_wise")
+CHUNK = 1000  # images at a time, where each would otherwise need its own float32 copy
+MOST_VALUES = 2**33  # of a file's delta: 32 GiB
+MOST_META = 10_000_000  # characters
+META = ("kind", "epsilon", "defender", "fingerprint", "rounds", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +57,13 @@ class Perturbation:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"perturbation kind {self.kind!r}; choose from {KINDS}")
+        for name in ("epsilon", "seconds"):
+            if not _is_number(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r:.100}, not a number")
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"epsilon is {self.epsilon}: it must lie in (0, 1], e.g. 8 / 255")
+        if not all(_is_number(error) and 0 <= error <= 1 for error in self.rounds):
+            raise ValueError(f"rounds are {self.rounds!r:.100}: each must be a number in [0, 1]")
         if self.delta.dtype != torch.float32 or self.delta.ndim != 4:
             raise ValueError(
                 f"delta is {self.delta.dtype} of shape {tuple(self.delta.shape)}; "
@@ -59,15 +71,16 @@ class Perturbation:
             )
         if self.delta.shape[1] not in (1, 3):
             raise ValueError(f"delta has {self.delta.shape[1]} channels; expected 3, or 1 for gray")
-        largest = self.delta.abs().max().item() if self.delta.numel() else 0.0
+        low, high = map(float, self.delta.aminmax()) if self.delta.numel() else (0.0, 0.0)
+        largest = max(-low, high)
         if not largest <= self.epsilon + 1e-6:  # `not <=` also catches NaN
             raise ValueError(
                 f"delta reaches {255 * largest:.2f}/255, outside of epsilon = "
                 f"{255 * self.epsilon:.2f}/255"
             )
 
-    def for_images(self, images: ImageSet) -> torch.Tensor:
-        """The noise of every image, `(N, 3, H, W)` float32.
+    def check(self, images: ImageSet) -> None:
+        """Whether it belongs to these images.
 
         Raises:
             ValueError: made for other images, or of another shape.
@@ -83,7 +96,7 @@ class Perturbation:
                     f"the perturbation has {len(self.delta)} classes, "
                     f"{images.name!r} has {len(images.classes)}"
                 )
-            return self.delta[images.labels].expand(images.images.shape)
+            return
         if len(self.delta) != len(images):
             raise ValueError(
                 f"the perturbation is for {len(self.delta)} images, "
@@ -95,12 +108,33 @@ class Perturbation:
                 f"these of {images.name!r} (fingerprint {images.fingerprint}): a sample-wise "
                 "perturbation fits only the images, in the order, that it was made for"
             )
-        return self.delta.expand(images.images.shape)
 
-    def apply(self, images: ImageSet, export: str = "exact") -> ImageSet:
-        """The protected images, uint8: what the owner publishes. See `apply_delta`."""
-        protected = apply_delta(images.images, self.for_images(images), self.epsilon, export)
-        return ImageSet(protected, images.labels, images.classes, f"{images.name}+{self.defender}")
+    def of(self, images: ImageSet, rows: torch.Tensor) -> torch.Tensor:
+        """The noise of the images at `rows` `(M,)` int64: `(M, 3, H, W)` float32."""
+        index = images.labels[rows] if self.kind == "class_wise" else rows
+        return self.delta[index].expand(-1, 3, -1, -1)
+
+    def apply(
+        self, images: ImageSet, export: str = "exact", rows: torch.Tensor | None = None
+    ) -> ImageSet:
+        """The protected images, uint8: what the owner publishes. See `apply_delta`.
+
+        Args:
+            images: all images that the noise was made for.
+            export: "exact" or "as_released".
+            rows: `(M,)` int64, which of them to publish; None: all.
+
+        Raises:
+            ValueError: made for other images, or of another shape.
+        """
+        self.check(images)
+        chosen = images if rows is None else images.select(rows)
+        places = torch.arange(len(images)) if rows is None else rows
+        protected = torch.empty_like(chosen.images)
+        parts = zip(chosen.images.split(CHUNK), places.split(CHUNK), strict=True)
+        for into, (clean, part) in zip(protected.split(CHUNK), parts, strict=True):
+            into.copy_(apply_delta(clean, self.of(images, part), self.epsilon, export))
+        return replace(chosen, images=protected, name=f"{images.name}+{self.defender}")
 
     def save(self, path: Path) -> None:
         """Write a safetensors file: numbers and one JSON text, nothing that could run.
@@ -108,14 +142,7 @@ class Perturbation:
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        meta = {
-            "kind": self.kind,
-            "epsilon": self.epsilon,
-            "defender": self.defender,
-            "fingerprint": self.fingerprint,
-            "rounds": self.rounds,
-            "seconds": self.seconds,
-        }
+        meta = {name: getattr(self, name) for name in META} | {"digest": self._digest()}
         try:
             save_file({"delta": self.delta.contiguous()}, path, {"ulelib": json.dumps(meta)})
         except SafetensorError as error:  # its own class, also for a full disk
@@ -127,26 +154,66 @@ class Perturbation:
         """Read what `save` wrote; also fit for a stranger's file, which can run no code.
 
         Raises:
-            ValueError: not such a file, truncated, or values out of range.
+            ValueError: not such a file, truncated, changed, or values out of range.
             OSError: there is no such file, or it cannot be opened.
         """
+        with Path(path).open("rb"):  # safetensors calls whatever it cannot open missing
+            pass
         try:
             with safe_open(path, framework="pt") as file:
-                meta = json.loads((file.metadata() or {})["ulelib"])
-                return cls(
-                    delta=file.get_tensor("delta"),
-                    kind=str(meta["kind"]),
-                    epsilon=float(meta["epsilon"]),
-                    defender=str(meta["defender"]),
-                    fingerprint=str(meta["fingerprint"]),
-                    rounds=tuple(float(error) for error in meta["rounds"]),
-                    seconds=float(meta["seconds"]),
-                )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                meta = _meta((file.metadata() or {})["ulelib"])
+                shape = file.get_slice("delta").get_shape()
+                if math.prod(shape) > MOST_VALUES:
+                    raise ValueError(f"its delta of shape {tuple(shape)} is too large")
+                digest = meta.pop("digest", None)
+                found = cls(delta=file.get_tensor("delta"), **meta)
+            # Files of version 0.1.0 have no digest.
+            if digest is not None and digest != found._digest():
+                raise ValueError("its content is not what was written")
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{Path(path).name} is not a perturbation written by ulelib, or it is damaged: "
                 f"{error}"
             ) from error
+        return found
+
+    def _digest(self) -> str:
+        """SHA-256 of the noise and of what is said of it, against edits of either."""
+        meta = json.dumps([getattr(self, name) for name in META])
+        digest = hashlib.sha256(meta.encode())
+        digest.update(self.delta.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def _meta(text: str) -> dict[str, Any]:
+    """The metadata of a file, of the types that they must have.
+
+    Raises:
+        ValueError: anything else, whatever it is.
+    """
+    if len(text) > MOST_META:
+        raise ValueError(f"{len(text):,} characters of metadata")
+    try:
+        told = json.loads(text)
+    except RecursionError:
+        raise ValueError("metadata nested without end") from None
+    if not isinstance(told, dict) or not set(META) <= set(told) <= {*META, "digest"}:
+        raise ValueError(f"its metadata must have {', '.join(META)}")
+    for name in ("kind", "defender", "fingerprint"):
+        if not isinstance(told[name], str) or len(told[name]) > 200:
+            raise ValueError(f"{name} is {told[name]!r:.100}, not a text")
+    if not re.fullmatch(r"[0-9a-f]{16}|", told["fingerprint"]):
+        raise ValueError(f"fingerprint is {told['fingerprint']!r:.100}")
+    if not isinstance(told["rounds"], list):
+        raise ValueError(f"rounds are {told['rounds']!r:.100}, not numbers")
+    return told | {"rounds": tuple(told["rounds"])}
+
+
+def _is_number(value: object) -> bool:
+    """A finite number, and no truth value."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e12  # also where it is too large for a float, or NaN
 
 
 def apply_delta(
@@ -209,6 +276,27 @@ def energy_shares(delta: torch.Tensor) -> dict[str, float]:
     shares = {"luminance": luminance / total, "chroma": 1 - luminance / total}
     shares |= {"tiles": tiles / total, "constant": constant / total}
     return {name: float(share) for name, share in shares.items()}
+
+
+def sign_balance(delta: torch.Tensor, border: int = 4) -> dict[str, float]:
+    """How far noise leans to the positive side, which the released export keeps.
+
+    Args:
+        delta: `(N, 3 or 1, H, W)` float32.
+        border: pixels from the edge that count as border.
+
+    Returns:
+        "positive", the share of values above 0, and "mean", in gray levels, each "inside" and
+        "border".
+    """
+    edge = torch.ones(delta.shape[2:], dtype=torch.bool)
+    edge[border:-border, border:-border] = False
+    told = {}
+    for name, where in (("inside", ~edge), ("border", edge)):
+        values = delta[..., where]  # (N, channels, pixels)
+        told[f"positive, {name}"] = float((values > 0).sum() / values.numel())
+        told[f"mean, {name}"] = 255 * float(values.mean(dtype=torch.float64))
+    return told
 
 
 def added_levels(clean: torch.Tensor, published: torch.Tensor) -> dict[str, float]:

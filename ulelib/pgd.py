@@ -1,64 +1,188 @@
-"""Signed-gradient steps on the input: one routine, minimising or maximising.
+"""Signed-gradient steps on the input: one routine, minimising or maximising any loss.
 
-The inner loop of Algorithm 1 minimises; an adversarial attack is the same loop, sign turned.
+The inner step of Algorithm 1 minimises; an adversarial attack is the same loop, sign turned. What
+tells one use from another is the loss, and how noise and picture may be added: the three clamps.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ulelib.machine import autocast
+from ulelib import views
+from ulelib.machine import logits
+from ulelib.settings import Count, Radius, settings
 
 
-def project(delta: torch.Tensor, images: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Clip `delta` to the L-infinity ball, and so that `images + delta` stays in [0, 1].
+@settings
+class Pgd:
+    """A budget of signed-gradient steps; the defaults are the papers' for CIFAR-10, sample-wise.
 
-    A one-channel `delta` `(B, 1, H, W)` on gray images `(B, 3, H, W)` keeps its one channel.
+    Attributes:
+        epsilon: L-infinity radius, in units of the pixel range [0, 1].
+        step: length of a step, same unit; at most twice the radius.
+        steps: their number.
+        random_start: begin anywhere in the ball, as Algorithm 1 says; else where delta is, which
+            is 0 at first, as the released code does.
     """
-    pixels = images[:, : delta.shape[1]]  # gray images: all three channels are equal
-    # Bounds instead of (x + delta).clamp(0, 1) - x: that difference is inexact, and a delta a hair
-    # below epsilon would lose a gray level where the released export truncates.
-    return torch.maximum(torch.minimum(delta.clamp(-epsilon, epsilon), 1 - pixels), -pixels)
+
+    epsilon: Radius = 8 / 255
+    step: Radius = 0.8 / 255
+    steps: Count = 20
+    random_start: bool = False
+
+    def __post_init__(self) -> None:
+        if self.step > 2 * self.epsilon + 1e-9:
+            raise ValueError(
+                f"{type(self).__name__}.step is {self.step}: at most twice epsilon, {self.epsilon}"
+            )
 
 
 def signed_gradient_steps(
-    model: nn.Module,
-    images: torch.Tensor,
+    loss: Callable[[torch.Tensor], torch.Tensor],
     delta: torch.Tensor,
-    labels: torch.Tensor,
     *,
-    epsilon: float,
     step: float,
     steps: int,
+    add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     direction: int = -1,
-    in_range: bool = True,
+) -> torch.Tensor:
+    """Move `delta` by `steps` signed-gradient steps of `loss`.
+
+    Args:
+        loss: of a delta, a scalar; sum over the images, so that none scales another's gradient.
+        delta: `(B, 3, H, W)`, or `(B, 1, H, W)` for one value in all three channels.
+        step: in units of the pixel range [0, 1].
+        add: what delta becomes by a move: `add(delta, move)`, e.g. `PixelRange.add`.
+        direction: -1 minimises the loss (error-minimising noise, equation 3), +1 maximises it.
+
+    Returns:
+        the new delta; the argument is left as it was.
+    """
+    for _ in range(steps):
+        delta = delta.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(delta), delta)
+        delta = add(delta.detach(), direction * step * gradient.sign())
+    return delta.detach()
+
+
+# --- how noise and picture may be added ----------------------------------------------------------
+
+
+class Clamp(Protocol):
+    """Noise of a batch, and the pictures that it is added to.
+
+    `picture` is `(B, 3, H, W)` float32 in [0, 1].
+    """
+
+    def __init__(self, picture: torch.Tensor, epsilon: float) -> None: ...
+
+    def shown(self, delta: torch.Tensor) -> torch.Tensor:
+        """What the network sees: `(B, 3, H, W)`."""
+
+    def add(self, delta: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
+        """Delta after a move, within its bounds."""
+
+
+class Ball:
+    """Only epsilon bounds the noise, whatever picture it meets ("none").
+
+    For noise that will be added to other pictures than these: under a random crop, the pixel range
+    of the crop's black border would erase its negative half.
+    """
+
+    def __init__(self, picture: torch.Tensor, epsilon: float) -> None:
+        self.picture, self.epsilon = picture, epsilon
+
+    def shown(self, delta: torch.Tensor) -> torch.Tensor:
+        return self.picture + delta
+
+    def add(self, delta: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
+        return (delta + move).clamp(-self.epsilon, self.epsilon)
+
+
+class PixelRange(Ball):
+    """Picture and noise together stay in [0, 1], too ("view")."""
+
+    def add(self, delta: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
+        pixels = self.picture[:, : delta.shape[1]]  # gray pictures: all three channels are equal
+        # Bounds instead of (x + delta).clamp(0, 1) - x: that difference is inexact, and a delta a
+        # hair below epsilon would lose a gray level where the released export truncates.
+        inside = super().add(delta, move)
+        return torch.maximum(torch.minimum(inside, 1 - pixels), -pixels)
+
+
+class ReleasedGray(Ball):
+    """The gray loop as released ("released"; ULE-GrayAug `toolbox.py:27-63`).
+
+    `picture` is the colour crop. The network sees the gray of crop plus noise, clamped to [0, 1];
+    the noise of a step is read from the clamped picture, channel by channel, clipped to epsilon,
+    then averaged by the gray weights. Where a crop is black or a pixel dark, the negative half of
+    the noise is thus erased step after step. The released step adds the gradient's signs of three
+    channels, which agree, so it is three times as long: that is `step`, not done here.
+    """
+
+    def shown(self, delta: torch.Tensor) -> torch.Tensor:
+        sum_ = self.picture + delta
+        # The released gradient is that of the clamped picture itself: clamping stops none of it.
+        clamped = sum_ + (sum_.clamp(0, 1) - sum_).detach()
+        return views.gray(clamped)
+
+    def add(self, delta: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
+        moved = (self.picture + delta).clamp(0, 1) + move
+        noise = (moved - self.picture).clamp(-self.epsilon, self.epsilon)
+        return views.gray(noise)[:, :1]
+
+
+CLAMPS: dict[str, type[Clamp]] = {"none": Ball, "view": PixelRange, "released": ReleasedGray}
+
+
+# --- attacks on a trained network ----------------------------------------------------------------
+
+
+def random_start(delta: torch.Tensor, epsilon: float, generator: torch.Generator) -> torch.Tensor:
+    """Uniform noise in [-epsilon, epsilon], of the shape and on the device of `delta`."""
+    return ((2 * torch.rand(delta.shape, generator=generator) - 1) * epsilon).to(delta.device)
+
+
+def adversarial(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    attack: Pgd,
+    generator: torch.Generator,
+    *,
+    direction: int = 1,
     precision: str = "float32",
 ) -> torch.Tensor:
-    """Move `delta` by `steps` signed-gradient steps of the loss at `images + delta`.
+    """Noise that maximises (`direction` -1: minimises) the cross-entropy of `labels`.
+
+    FGSM is `Pgd(steps=1, step=epsilon)`; PGD has a random start (Madry et al., 2018).
 
     Args:
         model: in eval mode, its parameters with `requires_grad=False`: then a backward pass costs
             only the gradient of the input.
         images: `(B, 3, H, W)` float32 in [0, 1].
-        delta: `(B, 3, H, W)`, or `(B, 1, H, W)` for one value in all three channels (gray images).
         labels: `(B,)` int64.
-        epsilon, step: in units of the pixel range [0, 1].
-        direction: -1 minimises the loss (error-minimising noise, equation 3), +1 maximises it.
-        in_range: keep `images + delta` in [0, 1] too. Not for noise that will be added to other
-            images than these: under a random crop, the black border would erase its negative half.
-        precision: of the forward and backward pass.
 
     Returns:
-        the new delta, projected after every step; the argument is left as it was.
+        `(B, 3, H, W)`, within epsilon, images plus noise in [0, 1].
     """
-    for _ in range(steps):
-        delta = delta.detach().requires_grad_()
-        with autocast(precision):
-            logits = model(images + delta)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, delta)
-        delta = delta.detach() + direction * step * gradient.sign()
-        delta = project(delta, images, epsilon) if in_range else delta.clamp(-epsilon, epsilon)
-    return delta.detach()
+    clamp = PixelRange(images, attack.epsilon)
+    delta = torch.zeros_like(images)
+    if attack.random_start:
+        delta = clamp.add(delta, random_start(delta, attack.epsilon, generator))
+    return signed_gradient_steps(
+        lambda d: F.cross_entropy(
+            logits(model, clamp.shown(d), precision), labels, reduction="sum"
+        ),
+        delta,
+        step=attack.step,
+        steps=attack.steps,
+        add=clamp.add,
+        direction=direction,
+    )

@@ -17,6 +17,7 @@
     std, n     standard deviation and number of runs, where printed (Table 2)
     unit       "%" or "points"
     source     paper and table
+    chance     what guessing reaches on that data set, in percent
     note       what a reader has to know about this number
 
 The paper contradicts itself in places; the notes of the rows say so as well:
@@ -29,67 +30,57 @@ The paper contradicts itself in places; the notes of the rows say so as well:
 - The ImageNet-100 noise of Table 5 is class-wise by an error in the code, as the paper says.
 - Table 7 says "PGD with 7 steps"; the released configuration has 10.
 
-The rule (`verdict`) was fixed before any result of ours was seen. One word was added after the
-second seed of the `cpu` profile, and makes it stricter: "within spread". What it covers had counted
-as reproduced, so two runs of ours that lay far apart made any mean easier to reproduce.
+The rule (`verdict`) replaces an older one, under which whatever lay within two standard deviations
+was "within spread": two runs that lay far apart excused themselves. Now fewer than three runs
+decide nothing, and from three on the interval of the difference does.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+from scipy import stats
 
 LABELS = (
     "reproduced",
-    "within spread",
     "protects more",
     "protects less",
     "lower",
     "higher",
+    "open",
+    "near",
+    "far",
     "reference",
     "no verdict",
 )
-TOLERANCE = 0.10  # share of the clean accuracy above chance
+NEAR = 0.10  # share of the clean accuracy above chance, for fewer than three runs
+MARGIN = 0.15  # the same, that the whole interval must lie within from three runs on
+CONFIDENCE = 0.95
+ENOUGH = 3  # runs from which on an interval decides
 ABSENT = "—"
 REFERENCE = "reference"
-_EXPORTS = ("-", "exact", "as_released")
 
 # Light tints that stay apart for colour-blind readers; the cell says the word as well.
 _TINTS = {
     "reproduced": "#cfe4f7",
-    "within spread": "#e6eff7",
+    "near": "#e6eff7",
     "protects more": "#fbe3bd",
-    "protects less": "#ecd3e4",
     "lower": "#fbe3bd",
+    "protects less": "#ecd3e4",
     "higher": "#ecd3e4",
+    "far": "#f3ecd9",
+    "open": "#ececec",
     "reference": "#ececec",
     "no verdict": "#ececec",
 }
 _TEXT_COLUMNS = ["paper", "table", "defender", "exploiter", "model", "setting", "unit", "source"]
-_CHANCE = {"5": 1.0}  # ImageNet-100; every other table of the paper is CIFAR-10
-
-
-class Measured(Protocol):
-    """What `comparison_table` reads of a result; `ulelib.lab.Result` has it."""
-
-    @property
-    def defender(self) -> str: ...
-    @property
-    def exploiter(self) -> str: ...
-    @property
-    def export(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def accuracy(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,8 @@ class Verdict:
         n: how many values.
         retained: share of the clean accuracy above chance that is left, measured (1: unprotected).
         published_retained: the same, published.
-        spread: two standard deviations of the difference of two single runs, in the same unit.
-        explanation: one sentence with these numbers.
+        low, high: 95 % interval of the difference of the two shares, measured less published; None
+            below three runs.
     """
 
     label: str
@@ -123,8 +114,8 @@ class Verdict:
     n: int
     retained: float
     published_retained: float
-    spread: float
-    explanation: str
+    low: float | None = None
+    high: float | None = None
 
 
 @cache
@@ -163,7 +154,7 @@ def published(table: str, **where: str) -> Published:
     return _published(rows.iloc[0])
 
 
-def retained(accuracy: float, clean: float, chance: float = 10.0) -> float:
+def retained(accuracy: float, clean: float, chance: float) -> float:
     """What protection leaves: (accuracy - chance) / (clean - chance).
 
     Args:
@@ -185,153 +176,192 @@ def retained(accuracy: float, clean: float, chance: float = 10.0) -> float:
 def verdict(
     values: Sequence[float],
     clean: float,
+    chance: float,
     published: Published,
     published_clean: float,
-    chance: float = 10.0,
-    published_chance: float = 10.0,
-    reference: bool = False,
+    published_chance: float,
+    *,
+    pooled_std: float | None = None,
     protected: bool = True,
 ) -> Verdict:
     """Compare measured accuracies with a published one, by what each study's protection leaves.
 
     Two studies rarely share a training budget, so accuracies are compared as shares of what the
-    standard exploiter reaches on clean images in the same study (`retained`). They are
+    standard exploiter reaches on clean images in the same study (`retained`).
 
-        reproduced     if the shares differ by at most 0.10,
-        within spread  if they differ by more, but by at most
-                       2 sqrt(s_m^2 + s_p^2),   s = std / (clean - chance), each of its own study.
-
-    `std` is the spread of single runs, not the error of the mean, and 0 where one value (or no
-    published std) gives none: "within spread" says that our run could have been one of theirs, and
-    that more runs are needed to know.
+    Below three runs the label is "near" if the shares differ by at most 0.10, else "far", and no
+    more is said. From three runs on the Welch interval (95 %) of the difference of the means
+    decides: "reproduced" where it lies within 0.15 on both sides; "protects more" (a smaller share
+    is left than published) or "protects less" where it does not and leaves out 0; else "open", and
+    more runs would settle it. Where the paper prints one run, that run's spread is taken to be
+    ours, and the interval is that of a single run.
 
     Args:
         values: measured clean test accuracies, percent, one a seed.
         clean: measured mean accuracy of the standard exploiter on clean images, percent.
+        chance: of the measured study, percent: 100 / classes.
         published: the number to compare with, percent.
         published_clean: that study's clean accuracy of the standard exploiter, percent.
-        chance: of the measured study, percent: 100 / classes.
         published_chance: of the published study, percent.
-        reference: this is the clean standard cell itself, by which all others are measured.
+        pooled_std: spread of a single run of ours, points, over the protected cells of the page;
+            for a number that the paper prints without a spread. None: that of `values`.
         protected: the images carry a perturbation; else a difference is "lower" or "higher", since
             nothing protects them.
 
     Returns:
-        label "reproduced", "within spread", "protects more" (a smaller share is left than
-        published), "protects less", "lower", "higher", "reference", or "no verdict" where the
-        measured clean accuracy is not above chance (shares are then NaN).
+        label "no verdict", and shares that are NaN, where the measured clean accuracy is not above
+        chance.
 
     Raises:
         ValueError: no values, or a published clean accuracy not above chance.
     """
     if not values:
         raise ValueError("a verdict needs at least one measured accuracy")
-    mean = statistics.fmean(values)
-    std = statistics.stdev(values) if len(values) > 1 else None
+    runs = pd.Series(values, dtype=float)
+    mean, n = float(runs.mean()), len(runs)
+    std = float(runs.std()) if n > 1 else None
     theirs = retained(published.value, published_clean, published_chance)
     if not clean > chance:
-        text = f"the clean accuracy, {clean:.2f} %, is not above chance ({chance:.2f} %)"
-        nan = math.nan
-        return Verdict("no verdict", mean, std, len(values), nan, theirs, nan, text)
+        return Verdict("no verdict", mean, std, n, math.nan, theirs)
     ours = retained(mean, clean, chance)
-    spread = 2 * math.hypot(
-        (std or 0.0) / (clean - chance),
-        (published.std or 0.0) / (published_clean - published_chance),
-    )
     difference = ours - theirs
-    # The margin keeps a difference of exactly the limit inside, whatever the last bit says.
-    if reference:
-        label = REFERENCE
-    elif abs(difference) <= TOLERANCE + 1e-9:
-        label = "reproduced"
-    elif abs(difference) <= spread + 1e-9:
-        label = "within spread"
-    elif protected:
-        label = "protects more" if difference < 0 else "protects less"
+    if n < ENOUGH:
+        # The margin keeps a difference of exactly the limit inside, whatever the last bit says.
+        label = "near" if abs(difference) <= NEAR + 1e-9 else "far"
+        return Verdict(label, mean, std, n, ours, theirs)
+    our_std = (std or 0.0) / (clean - chance)
+    if published.std is None:
+        their_std, their_n = (std if pooled_std is None else pooled_std) or 0.0, 1
+        their_std /= clean - chance
     else:
-        label = "lower" if difference < 0 else "higher"
-    text = (
-        f"{mean:.2f} % leaves {ours:.2f} of the clean accuracy above chance, "
-        f"{published.value:.2f} % ({published.source}) leaves {theirs:.2f}; "
-        f"tolerance {TOLERANCE:.2f}, spread {spread:.2f}: {label}"
+        their_std = published.std / (published_clean - published_chance)
+        their_n = published.n or 1
+    half = _half_width(our_std, n, their_std, their_n)
+    low, high = difference - half, difference + half
+    if low >= -MARGIN and high <= MARGIN:
+        label = "reproduced"
+    elif low > 0 or high < 0:
+        less, more = ("protects more", "protects less") if protected else ("lower", "higher")
+        label = less if difference < 0 else more
+    else:
+        label = "open"
+    return Verdict(label, mean, std, n, ours, theirs, low, high)
+
+
+def _half_width(std1: float, n1: int, std2: float, n2: int) -> float:
+    """Of the Welch interval of a difference of two means; a single run has the other's freedom."""
+    one, two = std1**2 / n1, std2**2 / n2
+    if one + two == 0:
+        return 0.0
+    freedom = (one + two) ** 2 / (
+        one**2 / (n1 - 1) + two**2 / max(n2 - 1, n1 - 1 if n2 == 1 else 1)
     )
-    return Verdict(label, mean, std, len(values), ours, theirs, spread, text)
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(one + two))
 
 
 def comparison_table(
-    results: Iterable[Measured], table: str = "2", chance: float = 10.0, **where: str
+    frame: pd.DataFrame,
+    table: str = "2",
+    rows: Sequence[str] = ("defender", "export"),
+    **where: str,
 ) -> pd.DataFrame:
     """Measured beside published, one row for each defender and export, in the paper's order.
 
     A variant of a defender, "ULEO-GrayAugs (released loop)", is compared with that defender's row.
 
     Args:
-        results: e.g. of `Lab.exploit`; must hold the standard exploiter on clean images.
+        frame: of `Lab.table`; must hold the standard exploiter on clean images.
         table: the published table; a cell it lacks shows a dash.
-        chance: of the measured study, percent: 100 / classes.
+        rows: the columns that tell the table's rows apart.
         where: other columns that single out one number a cell, e.g. `model="resnet18"`.
 
     Returns:
-        columns ("", "defender"), ("", "export") and, for each exploiter, (exploiter, "measured")
-        as "mean ± std (n)" with the sample std ("mean (1)" for one run), (exploiter, "published")
-        and (exploiter, "verdict"). Clean images have export "-".
+        columns ("", name) for `rows` and, for each exploiter, (exploiter, "measured") as
+        "mean ± std (n)" with the sample std ("mean (1)" for one run), (exploiter, "published"),
+        (exploiter, "verdict") and (exploiter, "interval"), the difference of the shares left.
 
     Raises:
         ValueError: no result of the standard exploiter on clean images; the table prints
-            differences or several numbers for a cell; two results for the same
-            cell and seed differ.
+            differences or several numbers for a cell; two results for one cell and seed.
     """
-    cells = _cells(results)
-    clean = cells.get(("clean", "-", "standard"))
-    if clean is None:
+    cells = measured(frame, [*rows, "exploiter"])
+    clean = frame.query("defender == 'clean' and exploiter == 'standard'")
+    if clean.empty:
         raise ValueError(
             "no result of the standard exploiter on clean images, by which all others are "
-            'measured: add lab.exploit("clean", "standard")'
+            'measured: add lab.cells(["clean"], ["standard"])'
         )
-    rows = _select(table, where)
-    if "points" in set(rows["unit"]):
-        raise ValueError(f"Table {table} prints differences, not accuracies")
-    several = rows[rows.duplicated(["defender", "exploiter"], keep=False)]
-    if len(several):
-        raise ValueError(
-            f"Table {table} has several numbers for a cell; choose by model= or setting=: "
-            f"{sorted(set(several['model']))}, {sorted(set(several['setting']))}"
-        )
-    prints = {(row["defender"], row["exploiter"]): _published(row) for _, row in rows.iterrows()}
-    if ("clean", "standard") not in prints:
-        prints[("clean", "standard")] = published("1", defender="clean", exploiter="standard")
-    defenders = _ordered((key[:2] for key in cells), [*rows["defender"]])
-    exploiters = [e for e, _ in _ordered(((key[2], "-") for key in cells), [*rows["exploiter"]])]
+    prints = _prints(table, where)
+    reference = prints.loc[("clean", "standard")]
+    shielded = cells[cells.index.get_level_values("defender") != "clean"]
+    pooled = _pooled(shielded)
     lines = []
-    for defender, export in defenders:
-        line = {("", "defender"): defender, ("", "export"): export}
-        for exploiter in exploiters:
-            values = cells.get((defender, export, exploiter))
-            printed = prints.get((_row_of(defender), exploiter))
-            label = ABSENT
-            if values and printed:
-                label = verdict(
-                    values,
-                    statistics.fmean(clean),
-                    printed,
-                    prints[("clean", "standard")].value,
-                    chance,
-                    _CHANCE.get(table, 10.0),
-                    reference=(defender, exploiter) == ("clean", "standard"),
+    for key in _ordered(cells, rows, prints):
+        line: dict[tuple[str, str], str] = dict(
+            zip([("", name) for name in rows], key, strict=True)
+        )
+        for exploiter in frame["exploiter"].unique():
+            found = (*key, exploiter) in cells.index
+            defender = key[rows.index("defender")]
+            printed = (row_of(defender), exploiter) in prints.index
+            column = dict.fromkeys(("measured", "published", "verdict", "interval"), ABSENT)
+            if found:
+                own = cells.loc[(*key, exploiter)]
+                column["measured"] = _text(own)
+            if printed:
+                there = prints.loc[(row_of(defender), exploiter)]
+                column["published"] = _print(_published(there))
+            if found and printed:
+                told = verdict(
+                    own["values"],
+                    float(clean["accuracy"].mean()),
+                    float(clean["chance"].iloc[0]),
+                    _published(there),
+                    reference["value"],
+                    there["chance"],
+                    pooled_std=pooled,
                     protected=defender != "clean",
-                ).label
-            line[(exploiter, "measured")] = _text(values) if values else ABSENT
-            line[(exploiter, "published")] = _print(printed) if printed else ABSENT
-            line[(exploiter, "verdict")] = label
+                )
+                is_reference = (defender, exploiter) == ("clean", "standard")
+                column["verdict"] = REFERENCE if is_reference else told.label
+                if told.low is not None and not is_reference:
+                    column["interval"] = f"{told.low:+.2f} to {told.high:+.2f}"
+            line |= {(exploiter, name): text for name, text in column.items()}
         lines.append(line)
-    frame = pd.DataFrame(lines)
-    frame.columns = pd.MultiIndex.from_tuples([*frame.columns])
-    return frame
+    compared = pd.DataFrame(lines)
+    compared.columns = pd.MultiIndex.from_tuples([*compared.columns])
+    return compared
 
 
-def means(results: Iterable[Measured]) -> dict[tuple[str, str, str], float]:
+def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, std, n and the single values of `accuracy`, percent, for each cell.
+
+    Args:
+        frame: of `Lab.table`.
+        by: the columns that make a cell.
+
+    Returns:
+        a frame with `by` as index and the columns mean, std (NaN for one run), n and values.
+
+    Raises:
+        ValueError: a cell has two results for one seed: of other data or networks.
+    """
+    twice = frame[frame.duplicated([*by, "seed"], keep=False)]
+    if len(twice):
+        names = ", ".join(map(str, twice.iloc[0][[*by, "seed"]]))
+        raise ValueError(
+            f"{names}: several results for one cell. Compare one data set and one pair of networks "
+            "at a time"
+        )
+    ordered = frame.sort_values("seed", kind="stable")
+    return ordered.groupby([*by], sort=False)["accuracy"].agg(
+        mean="mean", std="std", n="count", values=list
+    )
+
+
+def means(frame: pd.DataFrame) -> pd.Series[float]:
     """Mean accuracy over the seeds, percent, by (defender, export, exploiter)."""
-    return {cell: statistics.fmean(values) for cell, values in _cells(results).items()}
+    return measured(frame, ["defender", "export", "exploiter"])["mean"]
 
 
 def verdict_counts(frame: pd.DataFrame, export: str) -> str:
@@ -341,12 +371,10 @@ def verdict_counts(frame: pd.DataFrame, export: str) -> str:
         frame: of `comparison_table`.
         export: "exact" or "as_released"; clean images count with both.
     """
-    frame = frame[frame[("", "export")].isin((export, "-"))]
-    columns = [name for name in frame.columns if _last(name) == "verdict"]
-    labels = [
-        label for name in columns for label in frame[name] if label not in (ABSENT, REFERENCE)
-    ]
-    return ", ".join(f"{labels.count(label)} {label}" for label in dict.fromkeys(labels))
+    rows = frame[frame[("", "export")].isin((export, "-"))]
+    verdicts = rows.xs("verdict", axis=1, level=1).to_numpy().ravel()
+    counts = pd.Series(verdicts)[lambda label: ~label.isin([ABSENT, REFERENCE])].value_counts()
+    return ", ".join(f"{n} {label}" for label, n in counts.items())
 
 
 def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
@@ -359,15 +387,17 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
     Returns:
         a pandas `Styler`; a notebook shows it as a table, narrow enough for a page.
     """
-    shown = frame.drop(columns=[name for name in frame.columns if _last(name) == "verdict"])
-    for exploiter, kind in shown.columns:
+    folded = ("verdict", "interval")
+    shown = frame[[name for name in frame.columns if name[-1] not in folded]].copy()
+    for first, kind in shown.columns:
         if kind == "measured":  # a line each
-            verdicts = frame[(exploiter, "verdict")].where(lambda label: label != ABSENT, "")
-            shown[(exploiter, kind)] += "\n" + verdicts
+            below = frame[(first, "interval")].where(lambda text: text != ABSENT, "")
+            label = frame[(first, "verdict")].where(lambda text: text != ABSENT, "")
+            shown[(first, kind)] += "\n" + below.where(below == "", below + "\n") + label
         elif kind == "export":
-            shown[(exploiter, kind)] = shown[(exploiter, kind)].str.replace("_", " ")
+            shown[(first, kind)] = shown[(first, kind)].str.replace("_", " ")
         elif kind == "defender":  # a variant on a line of its own
-            shown[(exploiter, kind)] = shown[(exploiter, kind)].str.replace(" (", "\n(")
+            shown[(first, kind)] = shown[(first, kind)].str.replace(" (", "\n(")
     styler = shown.style.hide(axis="index").map(_tint)
     styler = styler.set_table_styles(
         [
@@ -381,9 +411,14 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
             },
         ]
     )
-    texts = [name for name in shown.columns if _last(name) in ("defender", "export")]
+    texts = [name for name in shown.columns if not name[0]]
     styler = styler.set_properties(subset=texts, **{"text-align": "left"})
     return styler.set_caption(caption) if caption else styler
+
+
+def row_of(defender: str) -> str:
+    """The defender whose published row a variant is compared with: its name up to " ("."""
+    return defender.split(" (")[0]
 
 
 def _select(table: str, where: Mapping[str, str]) -> pd.DataFrame:
@@ -400,6 +435,23 @@ def _select(table: str, where: Mapping[str, str]) -> pd.DataFrame:
     return rows
 
 
+def _prints(table: str, where: Mapping[str, str]) -> pd.DataFrame:
+    """The published numbers of a table by (defender, exploiter); the clean one always there."""
+    rows = _select(table, where)
+    if "points" in set(rows["unit"]):
+        raise ValueError(f"Table {table} prints differences, not accuracies")
+    several = rows[rows.duplicated(["defender", "exploiter"], keep=False)]
+    if len(several):
+        raise ValueError(
+            f"Table {table} has several numbers for a cell; choose by model= or setting=: "
+            f"{sorted(set(several['model']))}, {sorted(set(several['setting']))}"
+        )
+    if not ((rows["defender"] == "clean") & (rows["exploiter"] == "standard")).any():
+        clean = _select("1", {"defender": "clean", "exploiter": "standard"})
+        rows = pd.concat([rows, clean])
+    return rows.set_index(["defender", "exploiter"])
+
+
 def _published(row: pd.Series[Any]) -> Published:
     std, n = row["std"], row["n"]
     return Published(
@@ -410,39 +462,33 @@ def _published(row: pd.Series[Any]) -> Published:
     )
 
 
-def _cells(results: Iterable[Measured]) -> dict[tuple[str, str, str], list[float]]:
-    """Accuracies by (defender, export, exploiter), ordered by seed."""
-    seeds: dict[tuple[str, str, str], dict[int, float]] = {}
-    for result in results:
-        export = "-" if result.defender == "clean" else result.export
-        cell = seeds.setdefault((result.defender, export, result.exploiter), {})
-        # A result given twice counts once; two different ones are two profiles mixed up.
-        if cell.setdefault(result.seed, result.accuracy) != result.accuracy:
-            raise ValueError(
-                f"{result.defender}, {result.exploiter}, seed {result.seed} has two accuracies: "
-                "compare the results of one profile at a time"
-            )
-    return {key: [cell[seed] for seed in sorted(cell)] for key, cell in seeds.items()}
+def _pooled(cells: pd.DataFrame) -> float | None:
+    """Standard deviation of a single run, over cells of several runs each."""
+    several = cells[cells["n"] > 1]
+    if several.empty:
+        return None
+    freedom = several["n"] - 1
+    return math.sqrt((freedom * several["std"] ** 2).sum() / freedom.sum())
 
 
-def _ordered(keys: Iterable[tuple[str, str]], order: Sequence[str]) -> list[tuple[str, str]]:
-    """Distinct (name, export): by the name's place in `order` (others behind), then by export."""
-    distinct = list(dict.fromkeys(keys))
-    known = list(dict.fromkeys(order))
-    rows = {key: _row_of(key[0]) for key in distinct}
-    place = {key: known.index(row) if row in known else len(known) for key, row in rows.items()}
-    return sorted(distinct, key=lambda key: (place[key], key[0], _EXPORTS.index(key[1])))
+def _ordered(
+    cells: pd.DataFrame, rows: Sequence[str], prints: pd.DataFrame
+) -> list[tuple[str, ...]]:
+    """Distinct row keys, in the paper's order of defenders (others behind), then as they came."""
+    keys = list(dict.fromkeys(key[:-1] for key in cells.index))
+    order = list(dict.fromkeys(prints.index.get_level_values("defender")))
+    place = rows.index("defender")
+
+    def rank(key: tuple[str, ...]) -> tuple[int, str]:
+        row = row_of(key[place])
+        return (order.index(row) if row in order else len(order), key[place])
+
+    return sorted(keys, key=rank)
 
 
-def _row_of(defender: str) -> str:
-    return defender.split(" (")[0]
-
-
-def _text(values: Sequence[float]) -> str:
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.2f} (1)"
-    return f"{mean:.2f} ± {statistics.stdev(values):.2f} ({len(values)})"
+def _text(cell: pd.Series[Any]) -> str:
+    spread = "" if cell["n"] == 1 else f" ± {cell['std']:.2f}"
+    return f"{cell['mean']:.2f}{spread} ({cell['n']})"
 
 
 def _print(number: Published) -> str:
@@ -454,7 +500,3 @@ def _print(number: Published) -> str:
 def _tint(cell: object) -> str:
     tint = _TINTS.get(str(cell).split("\n")[-1])
     return f"background-color: {tint}; color: #1a1a1a;" if tint else ""
-
-
-def _last(name: object) -> object:
-    return name[-1] if isinstance(name, tuple) else name

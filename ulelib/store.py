@@ -1,146 +1,185 @@
 """The store: what was computed once is found again, whatever was killed when.
 
-An artifact is a folder `KIND/KEY/` whose key is the hash of the frozen spec that made it. It holds
-one or more files and `artifact.json` with the spec and each file's SHA-256. Folders are filled
-under a temporary name and then renamed, so a key exists whole or not at all; a lock for each key
-lets two processes that want the same artifact compute it once.
+An artifact is a folder `TYPE/KEY/`, whose key is the hash of the spec that it was computed from. It
+holds one or more files and `artifact.json`: the spec, each file's SHA-256, and who made it. Folders
+are filled under a temporary name and then renamed, so a key exists whole or not at all; a lock for
+each key lets processes that share a store share the work.
+
+Damage is what fails its manifest: bytes, the list of files, the spec. It is set aside with a
+warning and computed again. What is whole and cannot be interpreted stays, and is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-T = TypeVar("T")
+from ulelib.settings import described, key_of
 
 MANIFEST = "artifact.json"
-# What reading a damaged artifact raises, whatever stands in its files.
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError)
-
-
-def canonical(spec: Any) -> str:
-    """A spec (dataclass, dict, list, str, number, None) as one canonical JSON text."""
-    plain = dataclasses.asdict(spec) if dataclasses.is_dataclass(spec) else spec  # type: ignore[arg-type]
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def key_of(spec: Any) -> str:
-    """The first 16 hex digits of SHA-256 of the canonical spec."""
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
 
 
 class Store:
-    """Artifacts by content, below `folder`."""
+    """Artifacts by content, below `folder`.
+
+    Raises:
+        OSError: of every method: no space is left, the folder cannot be written, or something that
+            is no folder stands in its place. The message names path and remedy.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = Path(folder).expanduser()
 
-    def place(self, kind: str, spec: Any) -> Path:
+    def place(self, spec: Any) -> Path:
         """The folder of an artifact, whether it is there or not."""
-        return self.folder / kind / key_of(spec)
+        return self.folder / type(spec).__name__.lower() / key_of(spec)
 
-    def get(
-        self,
-        kind: str,
-        spec: Any,
-        compute: Callable[[Path], None],
-        load: Callable[[Path], T],
-    ) -> T:
-        """The artifact of `spec`: loaded if it is there and sound, else computed.
+    def find(self, spec: Any) -> Path | None:
+        """The folder of a whole artifact; None if there is none. Damage is set aside."""
+        place = self.place(spec)
+        with self._explained():
+            try:
+                _verify(place, spec)
+            except FileNotFoundError as error:
+                if not os.path.lexists(place):
+                    return None
+                self._set_aside(place, error)
+                return None
+            except ValueError as error:
+                self._set_aside(place, error)
+                return None
+        return place
+
+    @contextlib.contextmanager
+    def claim(self, spec: Any, wait: bool = True) -> Iterator[bool]:
+        """The right to compute this artifact, while the context lasts.
+
+        Yields False, at once, where another process has it and `wait` is False.
+        """
+        place = self.place(spec)
+        with self._explained():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(place.with_suffix(".lock"))
+            try:
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout:
+                yield False
+                return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def put(self, spec: Any, fill: Callable[[Path], None], made: dict[str, Any]) -> Path:
+        """Write an artifact; to be called with its claim.
 
         Args:
-            kind: subfolder, e.g. "perturbation".
-            spec: what determines the artifact; see `canonical`.
-            compute: fills a given empty folder with files.
-            load: reads such a folder; a ValueError means that it is damaged.
-
-        Where another process is at work on the same artifact, this one says so and waits.
-
-        Raises:
-            OSError: no space is left, or the folder cannot be written; what was finished stays.
+            fill: fills a given empty folder with files.
+            made: who computed it, plain JSON data.
         """
-        key = key_of(spec)
-        place = self.place(kind, spec)
-        try:
+        place = self.place(spec)
+        with self._explained():
             place.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(place.with_suffix(".lock"), f"{kind} {key}"):
-                if place.exists():
-                    try:
-                        _verify(place)
-                        return load(place)
-                    except DAMAGE as error:
-                        aside = _set_aside(place)
-                        warnings.warn(
-                            f"{kind} {key} is damaged ({error}); set aside as {aside.name} and "
-                            "computed again",
-                            stacklevel=2,
-                        )
-                self._write(place, spec, compute)
-                return load(place)
+            for leftover in place.parent.glob(f"{place.name}.tmp-*"):  # of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
+            try:
+                fill(temporary)
+                manifest = {
+                    "spec": described(spec),
+                    "keyed": described(spec, keyed=True),
+                    "sha256": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
+                    "made": made,
+                }
+                write_text(temporary / MANIFEST, json.dumps(manifest, indent=1))
+                os.replace(temporary, place)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        return place
+
+    def _set_aside(self, place: Path, error: Exception) -> None:
+        number = 0
+        while os.path.lexists(aside := place.with_name(f"{place.name}.damaged-{number}")):
+            number += 1
+        os.replace(place, aside)
+        warnings.warn(
+            f"{place.parent.name} {place.name} is damaged ({error}); set aside as {aside.name}, to "
+            "be computed again",
+            stacklevel=3,
+        )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What to do about an error of the store's folder."""
+        try:
+            yield
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise OSError(
                     errno.ENOSPC,
-                    f"no space is left for {kind} {key}. What was finished before is kept: free "
-                    "some space, or set ULELIB_STORE to a folder on another disk, and run again",
+                    f"no space is left for the store {self.folder}. What was finished before is "
+                    "kept: free some space, or set ULELIB_STORE to a folder on another disk, and "
+                    "run again",
                 ) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and str(
-                error.filename
-            ).startswith(str(self.folder)):
+            if str(error.filename or "").startswith(str(self.folder)) and "ULELIB" not in str(
+                error
+            ):
                 raise OSError(
                     error.errno,
-                    f"the store {self.folder} cannot be written ({error}). Set ULELIB_STORE to a "
+                    f"the store {self.folder} cannot be used ({error}). Set ULELIB_STORE to a "
                     "folder that can",
                 ) from error
             raise
 
-    def _write(self, place: Path, spec: Any, compute: Callable[[Path], None]) -> None:
-        self._sweep(place)
+
+def pack(spec: Any, store: Store) -> dict[str, bytes]:
+    """All files of a whole artifact, to be sent to a machine that does not reach the store."""
+    place = store.find(spec)
+    if place is None:
+        raise KeyError(f"{type(spec).__name__} {key_of(spec)} is not in {store.folder}")
+    return {file.name: file.read_bytes() for file in place.iterdir()}
+
+
+def unpack(spec: Any, store: Store, files: dict[str, bytes]) -> None:
+    """Put a packed artifact into another store, unless it is there.
+
+    Raises:
+        ValueError: it is not whole, or not of this spec.
+    """
+    with store.claim(spec):
+        if store.find(spec):
+            return
+        place = store.place(spec)
         temporary = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
         try:
-            compute(temporary)
-            manifest = {
-                "spec": json.loads(canonical(spec)),
-                "sha256": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
-            }
-            write_text(temporary / MANIFEST, json.dumps(manifest, indent=1))
+            for name, content in files.items():
+                if name != Path(name).name or name in ("", ".", ".."):
+                    raise ValueError(f"{name!r} is not the name of a file")
+                (temporary / name).write_bytes(content)
+            _verify(temporary, spec)
             os.replace(temporary, place)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    @staticmethod
-    def _sweep(place: Path) -> None:
-        """Remove what a killed process left; its lock is ours now, so nobody writes there."""
-        for leftover in place.parent.glob(f"{place.name}.tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
 
-
-@contextlib.contextmanager
-def _locked(lock: Path, what: str) -> Iterator[None]:
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=2)
-    except Timeout:
-        print(f"another process computes {what}; waiting for it", file=sys.stderr, flush=True)
-        held.acquire()
-    try:
-        yield
-    finally:
-        held.release()
+def manifest(place: Path) -> dict[str, Any]:
+    """The manifest of a whole artifact."""
+    found: dict[str, Any] = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    return found
 
 
 def write_text(path: Path, text: str) -> None:
@@ -159,21 +198,26 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _verify(place: Path) -> None:
-    manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-    for name, digest in manifest["sha256"].items():
-        if not (place / name).exists():
-            raise ValueError(f"{name} is missing")
+def _verify(place: Path, spec: Any) -> None:
+    """Raises ValueError or FileNotFoundError where an artifact is not what its manifest says."""
+    if not stat.S_ISDIR(place.lstat().st_mode):
+        raise ValueError("it is not a folder")
+    entries = {entry.name: entry for entry in os.scandir(place)}
+    for entry in entries.values():
+        if not entry.is_file(follow_symlinks=False):
+            raise ValueError(f"{entry.name} is not a file")
+    try:
+        told = manifest(place)
+        digests, keyed = dict(told["sha256"]), told["keyed"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"its {MANIFEST} cannot be read: {error!r:.200}") from error
+    if keyed != described(spec, keyed=True):
+        raise ValueError("it was computed from another spec")
+    if set(entries) != {*digests, MANIFEST}:
+        raise ValueError(f"it holds {sorted(entries)}, not what its {MANIFEST} lists")
+    for name, digest in digests.items():
         if _sha256(place / name) != digest:
             raise ValueError(f"{name} does not have the checksum that was written with it")
-
-
-def _set_aside(place: Path) -> Path:
-    number = 0
-    while (aside := place.with_name(f"{place.name}.damaged-{number}")).exists():
-        number += 1
-    os.replace(place, aside)
-    return aside
 
 
 def _sha256(path: Path) -> str:

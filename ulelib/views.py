@@ -1,32 +1,55 @@
 """Views: functions from a batch of images to a batch of images of the same shape.
 
 A defender chooses the view through which its source model sees the clean image (paper, section
-4.2); an exploiter chooses the filter it applies before training (section 4.1).
+4.2); an exploiter chooses what it applies before training (section 4.1) and its augmentation.
 
-Every view takes `images` `(B, 3, H, W)`, float in [0, 1] or uint8 in [0, 255], and a
-`torch.Generator` for its random choices, and returns a new or the same tensor of equal shape, dtype
-and range.
+`view(op("gray_crop_flip", padding=4))` looks one up in `VIEWS`. A new view is a function that
+returns a `View`, and a line in that table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-View = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+from ulelib.settings import Op, look_up
 
 # ITU-R 601-2 luma, the weights of PIL's convert("L") and so of torchvision's Grayscale.
 LUMA = (0.299, 0.587, 0.114)
 
 
-def identity(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The image itself: ULEO, and the standard exploiter."""
-    return images
+@dataclass(frozen=True)
+class View:
+    """A view, and what has to be known of it.
+
+    Attributes:
+        show: from `images` `(B, 3, H, W)`, float in [0, 1] or uint8 in [0, 255], and a
+            `torch.Generator` for the random choices, to images of equal shape, dtype and range.
+        random: whether every pass draws another picture.
+        gray: whether the three channels of what it returns are equal.
+    """
+
+    show: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+    random: bool = False
+    gray: bool = False
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return self.show(images, generator)
 
 
-def gray(images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def view(wanted: Op) -> View:
+    """The view of that name.
+
+    Raises:
+        ValueError: no such view, or an option that it does not take.
+    """
+    return look_up(VIEWS, wanted, "view")()
+
+
+def gray(images: torch.Tensor) -> torch.Tensor:
     """Three equal channels of luma: the paper's `Gray(x)` (equation 4).
 
     uint8 images round exactly as `PIL.Image.convert("L")` does, which is what the released
@@ -46,6 +69,9 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4
 
     The paper's `Aug(x)` (section 4.2) and the standard augmentation of its exploiters
     (`RandomCrop(32, padding=4)`, `RandomHorizontalFlip()`).
+
+    Args:
+        padding: black pixels on each side.
     """
     count, _, height, width = images.shape
     shifts = 2 * padding + 1
@@ -66,10 +92,32 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4
     return views
 
 
-def gray_crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Gray of crop and flip: the view of ULEO-GrayAugs (section 4.2)."""
-    return gray(crop_flip(images, generator))
+def _identity() -> View:
+    """The image itself: ULEO, and the standard exploiter."""
+    return View(lambda images, _: images)
 
 
-# Views that draw nothing: an image looks the same in every pass.
-FIXED: tuple[View, ...] = (identity, gray)
+def _gray() -> View:
+    """Gray(x), equation 4."""
+    return View(lambda images, _: gray(images), gray=True)
+
+
+def _crop_flip(padding: int = 4) -> View:
+    """Aug(x), section 4.2; `padding` pixels on each side, 0 to 16."""
+    if padding not in range(17):
+        raise ValueError(f"padding is {padding!r}: 0 to 16 pixels")
+    return View(lambda images, generator: crop_flip(images, generator, padding), random=True)
+
+
+def _gray_crop_flip(padding: int = 4) -> View:
+    """Gray(Aug(x)): the view of ULEO-GrayAugs (section 4.2, equation 6)."""
+    aug = _crop_flip(padding)
+    return View(lambda images, generator: gray(aug(images, generator)), random=True, gray=True)
+
+
+VIEWS: dict[str, Callable[..., View]] = {
+    "identity": _identity,
+    "gray": _gray,
+    "crop_flip": _crop_flip,
+    "gray_crop_flip": _gray_crop_flip,
+}

@@ -1,0 +1,52 @@
+"""What the documentation shows runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers import PROJECT, quick_profile
+from ulelib import data
+from ulelib.perturbation import Perturbation
+from ulelib.profiles import PROFILES
+
+
+def example(path: str, begins: str) -> str:
+    """The one Python block of a page that begins so."""
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / path).read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if block.startswith(begins)]
+    return str(found)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", quick_profile())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ULELIB_STORE", str(tmp_path / "store"))
+
+
+def test_own_pictures_are_protected_as_how_to_says(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(60):
+        pixels = torch.randint(0, 256, (40, 48, 3), generator=generator, dtype=torch.uint8)
+        folder = tmp_path / "my_pictures" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(folder / f"IMG_{number}.jpg")
+    exec(example("book/how_to.md", "from ulelib.bilevel"), {})
+    clean = data.image_folder("my_pictures")
+    protected = data.image_folder("my_protected_pictures")
+    stems = [[Path(file).with_suffix("") for file in one.files] for one in (clean, protected)]
+    assert stems[0] == stems[1]
+    moved = (protected.images.int() - clean.images.int()).abs()
+    assert 0 < moved.max() <= 8 and (moved.flatten(1).max(1).values > 0).all()
+    noise = Perturbation.load(tmp_path / "my_noise.safetensors")
+    assert torch.equal(noise.apply(clean).images, protected.images)
+
+
+def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(example("README.md", "from ulelib.lab"), {})
+    assert "ULEO-GrayAugs" in capsys.readouterr().out

@@ -1,0 +1,25 @@
+"""The smoke profile as it is: what the demo shows must be the effect, not only running code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ulelib import plan
+from ulelib.lab import Lab
+from ulelib.published import means
+
+
+@pytest.mark.slow
+def test_the_demo_shows_who_is_protected_from_whom(tmp_path: Path) -> None:
+    """Clean images teach the shapes; ULEO stops the standard exploiter, ULEO-GrayAugs both."""
+    lab = Lab("smoke", store=tmp_path)
+    cells = lab.cells(["clean", "ULEO", "ULEO-GrayAugs"], ["standard", "gray"])
+    with plan.pool() as executor:
+        plan.run([cell.run for cell in cells], lab.store, executor)
+    mean = means(lab.table(cells))
+    assert mean["clean", "-", "standard"] >= 75 and mean["clean", "-", "gray"] >= 55
+    assert mean["ULEO", "exact", "standard"] <= 45
+    for exploiter in ("standard", "gray"):
+        assert mean["ULEO-GrayAugs", "exact", exploiter] <= 45

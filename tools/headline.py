@@ -1,0 +1,61 @@
+"""Write the headline into README.md: the table and figure of Table 2, from the committed record.
+
+python tools/headline.py            # writes README.md and book/_static/headline.png
+python tools/headline.py --check    # fails if README.md says something else than the record
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from ulelib import figures, published, results
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+FIGURE = ROOT / "book" / "_static" / "headline.png"
+BEGIN, END = "<!-- headline: written by tools/headline.py -->\n", "<!-- end of headline -->\n"
+PROFILE = "cpu"
+
+
+def main() -> int:
+    os.environ["ULELIB_RESULTS"] = str(ROOT / "results")
+    frame, record = results.read("05_grayaug", PROFILE)
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    (train, n_train), seeds = record["train"], ", ".join(map(str, record["seeds"]))
+    text = (
+        f"Profile `{PROFILE}`: {n_train:,} images of {train}, a small network; seeds {seeds}.\n\n"
+        f"{table(published.comparison_table(frame, '2'))}\n"
+    )
+    told = before + BEGIN + text + END + after
+    if "--check" in sys.argv:
+        if told != README.read_text(encoding="utf-8"):
+            print("README.md is not what the records say: python tools/headline.py")
+            return 1
+        return 0
+    README.write_text(told, encoding="utf-8")
+    figures.use_style()
+    figures.accuracy_bars(frame).savefig(FIGURE)
+    return 0
+
+
+def table(compared: pd.DataFrame) -> str:
+    """A comparison as a table in Markdown."""
+    lines = [
+        "| defender | published | standard | verdict | paper | gray | verdict | paper |",
+        "|:--|:--|--:|:--|--:|--:|:--|--:|",
+    ]
+    for _, row in compared.iterrows():
+        cells = [row[("", "defender")], row[("", "export")].replace("_", " ")]
+        for exploiter in ("standard", "gray"):
+            cells += [row[(exploiter, name)] for name in ("measured", "verdict", "published")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Pictures of anybody's: found, read as a person expects or refused by name, and written back.
+
+A folder is read whole or not at all. Whoever protects pictures must not find out later that some
+were left out, so every problem is an error, and all of them are told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+# The only decoders that are tried. Pillow has dozens, and its EPS one starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"}
+OTHER_PICTURES = {
+    ".avif", ".cr2", ".dng", ".eps", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl",
+    ".nef", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".ps", ".psd", ".svg", ".tga", ".tif", ".tiff",
+}  # fmt: skip
+MOST_UNEQUAL = 20  # longer side to shorter: beyond it, the middle square says nothing
+TOLD = 10  # problems told in one error
+
+
+def find(root: Path) -> list[tuple[str, list[Path]]]:
+    """The pictures of each class, `root/CLASS/FILE`, both in alphabetical order.
+
+    Names that start with a dot are left out, and so are files that are no pictures.
+
+    Raises:
+        ValueError: no folder, no class, a class without pictures; or pictures that would be left
+            out: in another format, in a subfolder, beside the classes; or what is no plain file.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder")
+    problems: list[str] = []
+    classes = []
+    for entry in _visible(root):
+        if entry.is_dir():
+            classes.append((entry.name, _members(entry, problems)))
+        elif entry.suffix.lower() in SUFFIXES | OTHER_PICTURES:
+            problems.append(f"{entry.name} lies beside the class folders: move it into one")
+    _tell(problems, f"the pictures of {root}")
+    if not classes:
+        raise ValueError(f"{root} holds no classes: expected one folder of pictures for each")
+    return classes
+
+
+def _members(folder: Path, problems: list[str]) -> list[Path]:
+    found = []
+    for entry in _visible(folder):
+        name = f"{folder.name}/{entry.name}"
+        if entry.is_dir():
+            problems.append(f"{name} is a folder in a class: move its pictures up, or it away")
+        elif entry.suffix.lower() in OTHER_PICTURES:
+            problems.append(f"{name} is in a format that is not read: save it as PNG or JPEG")
+        elif entry.suffix.lower() in SUFFIXES:
+            if entry.exists() and stat.S_ISREG(entry.stat().st_mode):
+                found.append(entry)
+            else:  # a pipe would be waited for without end
+                problems.append(f"{name} is no file, or a link to none")
+    if not found and not any(problem.startswith(f"{folder.name}/") for problem in problems):
+        problems.append(f"the class {folder.name} holds no pictures: remove it or fill it")
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _tell(problems: list[str], what: str) -> None:
+    if problems:
+        more = f"; and {len(problems) - TOLD} more" if len(problems) > TOLD else ""
+        raise ValueError(f"{what} cannot be read: {'; '.join(problems[:TOLD])}{more}")
+
+
+def read_all(files: Sequence[Path], size: int) -> torch.Tensor:
+    """Pictures as `(N, 3, size, size)` uint8, see `read`.
+
+    Raises:
+        ValueError: names every picture that cannot be read, and why.
+    """
+    pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    problems: list[str] = []
+
+    def one(place: int) -> None:
+        try:
+            pixels[place] = torch.from_numpy(read(files[place], size)).permute(2, 0, 1)
+        except ValueError as error:
+            problems.append(str(error))
+
+    # Around the threads and not in them: Python's warning filters belong to the whole process.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        done = pool.map(one, range(len(files)))  # Pillow decodes without the interpreter's lock
+        for _ in tqdm(done, "pictures", len(files), delay=2, disable=None):
+            pass
+    _tell(sorted(problems), f"{len(problems)} of {len(files)} pictures")
+    return pixels
+
+
+def read(file: Path, size: int) -> np.ndarray[Any, Any]:
+    """A picture's middle square, `(size, size, 3)` uint8: torchvision's Resize and CenterCrop.
+
+    As a person sees it: turned as its EXIF data say, what is transparent shown on white, 16-bit
+    gray brought to 8 bits. Colour profiles are not applied.
+
+    Raises:
+        ValueError: it cannot be read, has several frames, or has a shape or size that is no
+            picture's; names the file.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            width, height = opened.size
+            if max(width, height) > MOST_UNEQUAL * min(width, height):
+                raise ValueError(f"{width:,} x {height:,} pixels are a strip; crop it")
+            if getattr(opened, "is_animated", False):
+                raise ValueError("it is animated: save the frame that you want to protect")
+            picture = _as_seen(ImageOps.exif_transpose(opened))
+    except Exception as error:  # a damaged file can raise anything in one of Pillow's decoders
+        raise ValueError(f"{file.parent.name}/{file.name}: {_reason(error)}") from error
+    return np.array(v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(picture))
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    """RGB, 8 bits a channel."""
+    if picture.mode.startswith("I"):  # 16 bits, also where Pillow keeps them in 32
+        levels = np.asarray(picture).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("more than 16 bits a pixel")
+        return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ValueError("pixels that are fractions")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"it is not a picture in one of the formats {', '.join(FORMATS)}"
+    return str(error) or type(error).__name__
+
+
+def write_all(
+    images: torch.Tensor, names: Sequence[Path], root: Path, report: Callable[[int], None]
+) -> None:
+    """Write `(N, 3, H, W)` uint8 as PNG files `root/NAME`, which must not leave `root`.
+
+    PNG, because a lossy format would change what a perturbation depends on.
+
+    Raises:
+        FileExistsError: the folder is there and not empty.
+        ValueError: a name that leads out of the folder, or that two pictures have.
+        OSError: it cannot be written.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise FileExistsError(f"{root} is not empty: name a new folder for the pictures")
+    for name in names:
+        if name.is_absolute() or len(name.parts) != 2 or not all(map(_is_plain, name.parts)):
+            raise ValueError(f"{str(name)!r} is not the name of a class and a picture")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two pictures would be written to {twice}")
+    for folder in {name.parent for name in names}:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.fromarray(images[number].permute(1, 2, 0).contiguous().numpy()).save(root / name)
+        report(number + 1)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file or folder on any system, and leads nowhere else."""
+    return name not in ("", ".", "..") and not any(c in name for c in '/\\:\0*?"<>|')

@@ -1,0 +1,172 @@
+"""Settings: frozen dataclasses that are checked when they are made, and their canonical text.
+
+A spec is made of nothing but settings: numbers, texts, tuples and other settings. So it can be
+written as one canonical JSON text, whose hash is the key of what is computed from it; it can be
+pickled and sent to another machine; and it holds no function.
+
+`@settings` makes such a dataclass. Every field is checked against its annotation, and the error
+names the field: `Recipe.momentum`. The names below say the bounds that come up again and again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from typing_extensions import dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def settings(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass whose fields are checked, without conversions.
+
+    `True` is no number and `"3"` no count; NaN and infinities are refused. The error is a
+    ValueError that names the class, the field, the bound and what was given.
+    """
+    config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+    checked: Any = checked_dataclass(frozen=True, config=config)(cls)
+    initialise = checked.__init__
+
+    @functools.wraps(initialise)
+    def init(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            initialise(self, *values, **named)
+        except ValidationError as error:  # its own text is many lines with a web address each
+            raise ValueError("; ".join(_told(cls, e) for e in error.errors())) from None
+
+    checked.__init__ = init
+    return checked  # type: ignore[no-any-return]
+
+
+def _told(cls: type, error: Any) -> str:
+    """One refused field: `Recipe.momentum is 5: input should be less than 1`."""
+    first, *within = error["loc"] or ("",)
+    if isinstance(first, int):  # given by its place
+        first = dataclasses.fields(cls)[first].name
+    place = ".".join(map(str, (cls.__name__, first, *within)))
+    if error["type"] == "value_error":  # raised by the class itself; it names the field
+        return str(error["ctx"]["error"])
+    said = error["msg"][0].lower() + error["msg"][1:]
+    return f"{place} is {error['input']!r:.200}: {said}"
+
+
+# A field that cannot change a result, so it is no part of the key.
+NO_KEY = {"key": "never"}
+# A field younger than the first results: no part of the key while it has its default, so that what
+# was computed before there was such a choice stays valid.
+LATER = {"key": "unless default"}
+
+# Whole numbers have an upper bound, too: beyond it a loop would never end, or a tensor never fit.
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Radius = Annotated[float, Field(gt=0, le=1)]  # in units of the pixel range; 8 gray levels: 8 / 255
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+Value = bool | int | float | str | None | tuple[Any, ...]
+
+
+@settings
+class Op:
+    """A named function of the library and its options: a view, a network, a way to mix.
+
+    Attributes:
+        name: a key of the table in which the function is looked up, e.g. `views.VIEWS`.
+        options: (name, value) pairs in alphabetical order; `op` makes them.
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in self.options:
+            try:
+                described(value)
+            except TypeError as error:
+                raise ValueError(
+                    f"{self.name}: {name} is {value!r}, neither number, text nor tuple"
+                ) from error
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name} {value}" for name, value in self.options)
+        return f"{self.name} ({given})" if given else self.name
+
+
+def op(name: str, **options: Value) -> Op:
+    """`op("crop_flip", padding=4)`, `op("convnet", stem=16, widths=(32, 64, 128))`."""
+    return Op(name, tuple(sorted(options.items())))
+
+
+def look_up(table: Mapping[str, Callable[..., T]], wanted: Op, what: str) -> Callable[..., T]:
+    """`table[wanted.name]` with the options filled in.
+
+    Args:
+        table: functions by name.
+        wanted: one of them.
+        what: the table's kind, for the error: "view", "network".
+
+    Raises:
+        ValueError: no such name, or an option that the function does not take.
+    """
+    if wanted.name not in table:
+        raise ValueError(f"{what} {wanted.name!r}; choose from {sorted(table)}")
+    function, options = table[wanted.name], dict(wanted.options)
+    known = list(inspect.signature(function).parameters)
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"{what} {wanted.name!r} has no option {unknown}; it takes {known}")
+    return lambda *arguments: function(*arguments, **options)
+
+
+def described(spec: Any, keyed: bool = False) -> Any:
+    """A spec as plain JSON data; every settings object says its type.
+
+    Args:
+        spec: settings, or what they are made of.
+        keyed: only what belongs to the key (see `NO_KEY` and `LATER`).
+    """
+    if isinstance(spec, Op):
+        return {"op": spec.name, **{name: described(value) for name, value in spec.options}}
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        immaterial: frozenset[str] = (
+            getattr(spec, "immaterial", frozenset()) if keyed else frozenset()
+        )
+        return {"type": type(spec).__name__} | {
+            field.name: described(value, keyed)
+            for field in dataclasses.fields(spec)
+            for value in (getattr(spec, field.name),)
+            if field.name not in immaterial and not (keyed and _left_out(field, value))
+        }
+    if isinstance(spec, tuple | list):
+        return [described(item, keyed) for item in spec]
+    if spec is None or isinstance(spec, bool | int | float | str):
+        return spec
+    raise TypeError(f"{spec!r} has no canonical text: a spec is made of settings")
+
+
+def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    rule = field.metadata.get("key")
+    return rule == "never" or (rule == "unless default" and value == field.default)
+
+
+def canonical(spec: Any) -> str:
+    """What belongs to the key of a spec, as one canonical JSON text."""
+    plain = described(spec, keyed=True)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key_of(spec: Any) -> str:
+    """The first 16 hex digits of SHA-256 of the canonical text."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
