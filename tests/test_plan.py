@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import PROJECT, quick_profile, start_python
+from helpers import PROJECT, QUICK_LAB, quick_profile, start_python
 from ulelib import plan, stages
 from ulelib.lab import Lab
 from ulelib.profiles import PROFILES
@@ -127,6 +127,41 @@ def test_a_stage_that_kills_its_worker_again_and_again_is_given_up(tmp_path: Pat
     assert "noise: Bilevel (identity)" in error.__notes__[0]
     clean, *protected = wanted()
     assert store.find(clean) and not any(store.find(one) for one in protected)
+
+
+ENDLESS = """
+from pathlib import Path
+from ulelib import plan
+from ulelib.lab import Lab
+lab = Lab("smoke", store=Path(os.environ["WORK"]))
+with plan.pool(1, 1) as executor:
+    plan.run([lab.noise("ULEO", stop_error=1e-9, max_rounds=1_000_000)], lab.store, executor)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_plan_takes_its_workers_along(tmp_path: Path) -> None:
+    """They would keep their stages locked, and then their memory, for nobody."""
+    lab = Lab("smoke", store=tmp_path)
+    endless = lab.noise("ULEO", stop_error=1e-9, max_rounds=1_000_000)
+    process = start_python(f"import os\n{QUICK_LAB}{ENDLESS}", WORK=tmp_path)
+    kill_at_work(process, tmp_path)
+    deadline = time.monotonic() + 20
+    mine = False
+    while not mine:
+        assert time.monotonic() < deadline, "a worker goes on"
+        with lab.store.claim(endless, wait=False) as mine:
+            time.sleep(0.1)
+    process.communicate(timeout=20)  # ends when nobody has its output open any more
+
+
+def kill_at_work(process: subprocess.Popen[Any], store: Path) -> None:
+    """Kill a process (SIGKILL) as soon as a stage is being computed in `store`."""
+    deadline = time.monotonic() + 60
+    while not list(store.rglob("*.tmp-*")):
+        assert time.monotonic() < deadline, "nothing was begun"
+        time.sleep(0.01)
+    process.kill()
 
 
 def test_what_fails_costs_only_what_needs_it(tmp_path: Path) -> None:
@@ -245,13 +280,7 @@ def test_a_killed_dask_worker_costs_its_stage(
 ) -> None:
     store = Store(tmp_path)
     victim = cluster.running[-1]
-
-    def kill_at_work() -> None:
-        while not list(tmp_path.rglob("*.tmp-*")):  # a stage is being computed
-            time.sleep(0.01)
-        victim.kill()
-
-    threading.Thread(target=kill_at_work, daemon=True).start()
+    threading.Thread(target=kill_at_work, args=(victim, tmp_path), daemon=True).start()
     with plan.dask_executor(cluster.address, store) as executor:
         plan.run(wanted(), store, executor)
     assert victim.wait(5) == -9

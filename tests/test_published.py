@@ -295,6 +295,7 @@ def test_style_names_and_tints_verdicts():
 def test_means_and_counts():
     assert means(RESULTS)[("ULEO", "exact", "gray")] == 89.0
     assert means(RESULTS)[("clean", "-", "gray")] == 91.0
+    assert {type(mean) for mean in means(RESULTS).values()} == {float}  # `glue` takes no numpy's
     counts = verdict_counts(comparison_table(RESULTS), "exact")
     assert counts == "2 near, 1 far"
     assert verdict_counts(comparison_table(RESULTS), "as_released") == "2 near"

@@ -17,12 +17,14 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +144,19 @@ class Processes(Executor):
 
 
 def _initialise(threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    machine.commit()  # of the code that was imported now, whatever is edited or committed later
     machine.keep_freed_memory()
     torch.set_num_threads(threads)
     os.environ["TQDM_DISABLE"] = "1"  # the one progress display is the plan's
+
+
+def _end_with_parent() -> None:
+    """A worker whose plan was killed would hold its stage, and then memory, for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def title(stage: Stage) -> str:

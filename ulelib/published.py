@@ -359,9 +359,13 @@ def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def means(frame: pd.DataFrame) -> pd.Series[float]:
-    """Mean accuracy over the seeds, percent, by (defender, export, exploiter)."""
-    return measured(frame, ["defender", "export", "exploiter"])["mean"]
+def means(frame: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """Mean accuracy over the seeds, percent, by (defender, export, exploiter).
+
+    Plain numbers: a page that glues one of numpy's into its text cannot be built.
+    """
+    found: dict[Any, float] = measured(frame, ["defender", "export", "exploiter"])["mean"].to_dict()
+    return found
 
 
 def verdict_counts(frame: pd.DataFrame, export: str) -> str:
