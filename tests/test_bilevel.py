@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import differing_share, random_images, seeded, tiny_net
+from helpers import PROJECT, differing_share, random_images, seeded, tiny_net
 from ulelib import bilevel, models, views
 from ulelib.bilevel import Bilevel, Diverged, NotConverged, minimise_error
 from ulelib.data import ImageSet
@@ -341,3 +344,47 @@ def test_views_are_drawn_anew_for_every_pass(monkeypatch: pytest.MonkeyPatch) ->
         )
     )
     assert len(set(sums)) == len(sums) == 4 * (1 + 3 + 3)
+
+
+# Peak memory of a process, in MiB, before noise is made for large images, and after it is exported.
+LARGE = """
+import resource, sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import helpers
+from ulelib.bilevel import Bilevel, minimise_error
+from ulelib.data import ImageSet
+from ulelib.perturbation import Perturbation
+from ulelib.pgd import Pgd
+from ulelib.settings import op
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux gives KiB
+pixels = torch.randint(0, 256, (1200, 3, 224, 224), dtype=torch.uint8)
+images = ImageSet(pixels, torch.arange(1200) % 3, tuple("abc"), "large")
+small = dict(outer_batches=1, outer_batch_size=20, inner_batch_size=20, stop_error=0.999)
+def make(images, start):
+    inner = Pgd(steps=1, random_start=start)
+    return minimise_error(images, Bilevel(net=op("tiny"), inner=inner, **small))
+make(images.select(torch.arange(40)), False)
+before = peak()
+noise = make(images, True)
+noise.save(Path(sys.argv[1]))
+del noise
+print("GREW", peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts memory as Linux does")
+def test_noise_is_in_memory_once(tmp_path: Path) -> None:
+    """25,000 images of 224x224 pixels have 14 GiB of noise: few machines hold it twice."""
+    path = tmp_path / "delta.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, str(path)], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    grew, noise = float(done.stdout.split()[-1]), path.stat().st_size / 2**20
+    assert noise == pytest.approx(689, abs=1)
+    assert noise <= grew <= 1.4 * noise

@@ -163,7 +163,8 @@ def minimise_error(
     clamp, steps = CLAMPS[settings.clamp], settings.inner
     noise = NOISE[settings.wise](images, settings.channels)
     if steps.random_start:
-        noise.delta.copy_(random_start(noise.delta, steps.epsilon, generator))
+        for part in noise.delta.split(100):  # the whole may be most of the memory
+            part.copy_(random_start(part, steps.epsilon, generator))
     source, optimizer = _fresh(settings, images, seed)
     outer_batches = _endless(len(images), settings.outer_batch_size, generator)
 
