@@ -165,10 +165,16 @@ def test_the_interval_is_welchs():
 
 def test_a_printed_single_run_is_taken_to_vary_as_ours():
     few = told([49.0, 50.0, 51.0], cell(50))
-    pooled = told([49.0, 50.0, 51.0], cell(50), pooled_std=10.0)
-    assert pooled.high - pooled.low > few.high - few.low
-    half = stats.t.ppf(0.975, 2) * math.sqrt(1 / 3 + 1) / 80
-    assert few.high - few.low == pytest.approx(2 * half, rel=0.3)
+    half = stats.t.ppf(0.975, 2 * (1 + 3) ** 2 / (1 + 9)) * math.sqrt(1 / 3 + 1) / 80
+    assert few.high - few.low == pytest.approx(2 * half)
+    # A spread that was found on many runs is as good as known.
+    known = told([49.0, 50.0, 51.0], cell(50), pooled=(10.0, 10**6))
+    assert known.high - known.low == pytest.approx(2 * 1.96 * math.sqrt(1 / 3 + 100) / 80, rel=1e-3)
+    # Five runs of which only the mean was printed.
+    several = told([49.0, 50.0, 51.0], cell(50, n=5), pooled=(10.0, 10**6))
+    assert several.high - several.low == pytest.approx(
+        2 * 1.96 * math.sqrt(1 / 3 + 20) / 80, rel=1e-2
+    )
 
 
 def test_each_study_is_scaled_by_its_own_clean_accuracy():

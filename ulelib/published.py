@@ -30,9 +30,8 @@ The paper contradicts itself in places; the notes of the rows say so as well:
 - The ImageNet-100 noise of Table 5 is class-wise by an error in the code, as the paper says.
 - Table 7 says "PGD with 7 steps"; the released configuration has 10.
 
-The rule (`verdict`) replaces an older one, under which whatever lay within two standard deviations
-was "within spread": two runs that lay far apart excused themselves. Now fewer than three runs
-decide nothing, and from three on the interval of the difference does.
+The rule of comparison is `verdict`: fewer than three runs decide nothing, and from three on the
+interval of the difference does.
 """
 
 from __future__ import annotations
@@ -181,7 +180,7 @@ def verdict(
     published_clean: float,
     published_chance: float,
     *,
-    pooled_std: float | None = None,
+    pooled: tuple[float, int] | None = None,
     protected: bool = True,
 ) -> Verdict:
     """Compare measured accuracies with a published one, by what each study's protection leaves.
@@ -192,9 +191,10 @@ def verdict(
     Below three runs the label is "near" if the shares differ by at most 0.10, else "far", and no
     more is said. From three runs on the Welch interval (95 %) of the difference of the means
     decides: "reproduced" where it lies within 0.15 on both sides; "protects more" (a smaller share
-    is left than published) or "protects less" where it does not and leaves out 0; else "open", and
-    more runs would settle it. Where the paper prints one run, that run's spread is taken to be
-    ours, and the interval is that of a single run.
+    is left than published) or "protects less" where it does not and leaves out 0; else "open": more
+    runs of ours may settle it, as far as the paper's own spread allows. Where the paper prints no
+    spread, a single run's is taken to be ours. The clean accuracies by which shares are measured
+    count as known.
 
     Args:
         values: measured clean test accuracies, percent, one a seed.
@@ -203,8 +203,9 @@ def verdict(
         published: the number to compare with, percent.
         published_clean: that study's clean accuracy of the standard exploiter, percent.
         published_chance: of the published study, percent.
-        pooled_std: spread of a single run of ours, points, over the protected cells of the page;
-            for a number that the paper prints without a spread. None: that of `values`.
+        pooled: spread of a single run of ours, points, and its degrees of freedom, over the
+            protected cells of the page; for a number of protected images that the paper prints
+            without a spread. None: those of `values`.
         protected: the images carry a perturbation; else a difference is "lower" or "higher", since
             nothing protects them.
 
@@ -229,14 +230,14 @@ def verdict(
         # The margin keeps a difference of exactly the limit inside, whatever the last bit says.
         label = "near" if abs(difference) <= NEAR + 1e-9 else "far"
         return Verdict(label, mean, std, n, ours, theirs)
-    our_std = (std or 0.0) / (clean - chance)
+    our_std, their_n = (std or 0.0) / (clean - chance), published.n or 1
     if published.std is None:
-        their_std, their_n = (std if pooled_std is None else pooled_std) or 0.0, 1
-        their_std /= clean - chance
+        spread, freedom = pooled or (std or 0.0, n - 1)
+        their_std = spread / (clean - chance)
     else:
         their_std = published.std / (published_clean - published_chance)
-        their_n = published.n or 1
-    half = _half_width(our_std, n, their_std, their_n)
+        freedom = max(1, their_n - 1)
+    half = _half_width((our_std / math.sqrt(n), n - 1), (their_std / math.sqrt(their_n), freedom))
     low, high = difference - half, difference + half
     if low >= -MARGIN and high <= MARGIN:
         label = "reproduced"
@@ -248,15 +249,18 @@ def verdict(
     return Verdict(label, mean, std, n, ours, theirs, low, high)
 
 
-def _half_width(std1: float, n1: int, std2: float, n2: int) -> float:
-    """Of the Welch interval of a difference of two means; a single run has the other's freedom."""
-    one, two = std1**2 / n1, std2**2 / n2
-    if one + two == 0:
+def _half_width(one: tuple[float, int], two: tuple[float, int]) -> float:
+    """Of the Welch interval of the difference of two means.
+
+    Args:
+        one, two: each mean's standard error and its degrees of freedom.
+    """
+    (error1, freedom1), (error2, freedom2) = one, two
+    variance = error1**2 + error2**2
+    if variance == 0:
         return 0.0
-    freedom = (one + two) ** 2 / (
-        one**2 / (n1 - 1) + two**2 / max(n2 - 1, n1 - 1 if n2 == 1 else 1)
-    )
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(one + two))
+    freedom = variance**2 / (error1**4 / freedom1 + error2**4 / freedom2)
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(variance))
 
 
 def comparison_table(
@@ -319,7 +323,7 @@ def comparison_table(
                     _published(there),
                     reference["value"],
                     there["chance"],
-                    pooled_std=pooled,
+                    pooled=pooled if defender != "clean" else None,
                     protected=defender != "clean",
                 )
                 is_reference = (defender, exploiter) == ("clean", "standard")
@@ -466,13 +470,14 @@ def _published(row: pd.Series[Any]) -> Published:
     )
 
 
-def _pooled(cells: pd.DataFrame) -> float | None:
-    """Standard deviation of a single run, over cells of several runs each."""
+def _pooled(cells: pd.DataFrame) -> tuple[float, int] | None:
+    """Standard deviation of a single run, over cells of several runs each, and its freedom."""
     several = cells[cells["n"] > 1]
     if several.empty:
         return None
     freedom = several["n"] - 1
-    return math.sqrt((freedom * several["std"] ** 2).sum() / freedom.sum())
+    degrees = int(freedom.sum())
+    return math.sqrt((freedom * several["std"] ** 2).sum() / degrees), degrees
 
 
 def _ordered(
