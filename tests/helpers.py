@@ -47,7 +47,6 @@ def quick_profile(**changes: Any) -> Profile:
             outer_batch_size=50,
             stop_error=0.99,
         ),
-        "gray_inner": Pgd(step=4 / 255, steps=2),
         "poison": Pgd(step=4 / 255, steps=2, random_start=True),
         "recipe": Recipe(epochs=2, batch_size=50, schedule="one_cycle"),
         "precision": "float32",

@@ -311,6 +311,16 @@ def test_images_are_left_alone() -> None:
         ({"view": op("grey")}, "view 'grey'; choose from"),
         ({"channels": 1}, "Bilevel.channels is 1.*take gray or gray_crop_flip"),
         ({"clamp": "released"}, "channels must be 1"),
+        (
+            {"clamp": "released", "channels": 1, "view": VIEWS["gray"]},
+            "inner_view a view in colour",
+        ),
+        ({"view": VIEWS["crop_flip"]}, 'clamp="none"'),
+        ({"inner_view": VIEWS["gray_crop_flip"]}, 'clamp="none"'),
+        (
+            {"channels": 1, "view": VIEWS["gray"], "inner_view": VIEWS["identity"]},
+            'shows colours to gray noise: take clamp="none"',
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(changed: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -217,3 +218,22 @@ def test_unknown_names_splits_and_sizes_are_refused(pets: Path) -> None:
     with pytest.raises(ValueError, match="are 32x32; a size of 64"):
         data.load("shapes", "train", size=64)
     assert data.load("shapes", "test", size=32).images.shape[2:] == (32, 32)
+
+
+def test_what_is_no_set_of_images_is_refused() -> None:
+    images = random_images(4)
+    with pytest.raises(ValueError, match="must be torch tensors"):
+        ImageSet(images.images.numpy(), images.labels, images.classes, "x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="two classes have the same name"):
+        ImageSet(images.images, images.labels, ("a", "b", "a"), "x")
+
+
+@pytest.mark.parametrize("size", [0, True, 32.0, "32", 5000])
+def test_sizes_are_whole_numbers(tmp_path: Path, size: Any) -> None:
+    with pytest.raises(ValueError, match="size is"):
+        data.image_folder(tmp_path, size)
+
+
+def test_one_class_is_nothing_to_learn() -> None:
+    with pytest.raises(ValueError, match=r"all 4 images of noise are of one class.*two folders"):
+        data.check_classes(random_images(4, classes=1))

@@ -50,6 +50,8 @@ def test_unknown_names_are_refused_with_the_known_ones(lab: Lab) -> None:
         lab.cell("clean", "grey")
     with pytest.raises(ValueError, match="export 'png'; choose from"):
         lab.cell("ULEO", export="png")
+    with pytest.raises(ValueError, match="have no noise"):
+        lab.cell("clean", noise=lab.noise("ULEO"))
     with pytest.raises((TypeError, ValueError), match="stop_eror"):
         lab.noise("ULEO", stop_eror=0.1)
 
@@ -69,7 +71,9 @@ def test_seeds_start_where_told_and_zero_takes_the_profiles_number() -> None:
     assert Lab("smoke", seed=3).seeds == [3]
     assert Lab("smoke", seed=3, n_seeds=2).seeds == [3, 4]
     assert Lab("smoke", n_seeds=0).seeds == list(range(PROFILES["smoke"].seeds))
-    assert Lab("paper", n_seeds=0).seeds == [0, 1, 2, 3, 4]
+    assert Lab("paper", n_seeds=0).seeds == [0, 1, 2]
+    with pytest.raises(ValueError, match="the last seed is 10001"):
+        Lab("smoke", seed=10_000, n_seeds=2)
 
 
 def test_auto_falls_back_to_smoke_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +290,46 @@ def test_recorded_numbers_can_be_kept_and_seeds_added(
     kinds = [one["spec"]["type"] for one in record["stages"].values()]
     assert (kinds.count("Noise"), kinds.count("Run")) == (2, 4)
     assert Lab("smoke", store=tmp_path / "empty", keep=False).known == {}
+    monkeypatch.setenv("ULELIB_KEEP", "0")
+    assert Lab("smoke", store=tmp_path / "empty").known == {}
+
+
+def test_what_the_store_holds_goes_before_what_was_recorded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise is always made; a page must not say of it what was recorded of another making."""
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    lab = Lab("smoke", store=folder)
+    lab.table([lab.cell("ULEO")])
+    lab.save("page")
+    path = tmp_path / "results" / "smoke" / "stages.json"
+    path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1e6, "once": '))
+    again = Lab("smoke", store=folder, keep=True)
+    again.table([again.cell("ULEO")])
+    assert all("once" not in record["result"] for record in again.records().values())
+
+
+@pytest.mark.parametrize("text", ["", "[1", "<<<<<<< ours"])
+def test_a_damaged_record_is_named(
+    text: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    lab = Lab("smoke", store=folder)
+    lab.table([lab.cell("clean")])
+    lab.save("page")
+    (tmp_path / "smoke" / "stages.json").write_text(text)
+    for read in (lambda: lab.save("page"), lambda: results.known("smoke")):
+        with pytest.raises(ValueError, match=r"record .*stages\.json is damaged.*make reproduce"):
+            read()
+
+
+def test_records_that_cannot_be_kept_say_what_to_set(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"no record can be kept in .*set ULELIB_RESULTS"):
+        lab.save("page")
 
 
 def test_record_does_not_depend_on_what_was_stored(

@@ -11,6 +11,8 @@ from torchvision.models import densenet, resnet, vgg
 
 from helpers import seeded
 from ulelib import models
+from ulelib.bilevel import Bilevel
+from ulelib.models import check_net
 from ulelib.settings import Op, op
 
 
@@ -200,3 +202,33 @@ def test_a_gray_image_has_no_colour_for_the_haar_stem() -> None:
     gray = torch.rand(2, 1, 8, 8).expand(-1, 3, -1, -1)
     seen = models.HaarStem()(gray)
     assert seen[:, 4:].abs().max() < 1e-4 and seen[:, :4].abs().min(0).values.max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        op("resnet81"),
+        op("resnet18", depth=3),
+        op("resnet18", classes=7),  # the data set says how many
+        op("resnet18", width="1"),
+        op("resnet18", blocks=1.5),
+        op("resnet18", blocks=4096),
+        op("convnet", widths=()),
+        op("convnet", widths=8),
+        op("convnet", widths=(8.5, 8, 8)),
+        op("convnet", stride=1.5),
+    ],
+    ids=str,
+)
+def test_a_network_that_cannot_be_built_is_refused_when_it_is_named(net: Op) -> None:
+    with pytest.raises(ValueError, match=net.name):
+        Bilevel(net=net)
+
+
+def test_a_look_at_a_network_draws_nothing_and_allocates_nothing() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    check_net.cache_clear()
+    check_net(op("resnet18", width=64.0))  # 46 billion weights
+    assert torch.equal(torch.rand(1), expected)

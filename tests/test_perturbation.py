@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -96,7 +97,7 @@ def test_as_released_equals_the_released_arithmetic() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    epsilon=st.floats(1e-3, 1) | st.integers(1, 255).map(lambda level: level / 255),
+    epsilon=st.floats(1 / 255, 1) | st.integers(1, 255).map(lambda level: level / 255),
     seed=st.integers(0, 2**31),
     saturate=st.booleans(),
     channels=st.sampled_from([1, 3]),
@@ -255,15 +256,36 @@ GOOD = {
 }
 
 
+GOOD["digest"] = Perturbation(torch.ones(2, 3, 4, 4), **GOOD | {"rounds": (0.5,)})._digest()
+
+
 def with_meta(path: Path, meta: dict[str, str] | None) -> Path:
     save_file({"delta": torch.ones(2, 3, 4, 4)}, path, meta)
     return path
 
 
-def test_metadata_as_version_0_1_0_wrote_them_are_read(tmp_path: Path) -> None:
-    """They have no digest."""
+def test_metadata_are_read_with_their_digest_and_not_without(tmp_path: Path) -> None:
+    """Without one, an edit would not be noticed."""
     found = Perturbation.load(with_meta(tmp_path / "x", {"ulelib": json.dumps(GOOD)}))
     assert found.rounds == (0.5,) and found.epsilon == 1
+    bare = {name: value for name, value in GOOD.items() if name != "digest"}
+    with pytest.raises(ValueError, match="and a digest"):
+        Perturbation.load(with_meta(tmp_path / "y", {"ulelib": json.dumps(bare)}))
+
+
+def test_noise_below_one_gray_level_is_refused() -> None:
+    """Nothing of it would be left in 8-bit images, whose owner would believe them protected."""
+    images = random_images(3)
+    faint = perturbation_for(images, epsilon=0.9 / 255)
+    for export in ("exact", "as_released"):
+        with pytest.raises(ValueError, match="below one gray level"):
+            faint.apply(images, export)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is no file"):
+        Perturbation.load(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(
@@ -309,8 +331,11 @@ def test_metadata_as_version_0_1_0_wrote_them_are_read(tmp_path: Path) -> None:
 )
 def test_other_metadata_are_refused(tmp_path: Path, text: str) -> None:
     path = with_meta(tmp_path / "other.safetensors", {"ulelib": text})
-    with pytest.raises(ValueError, match=r"other\.safetensors is not a perturbation"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a perturbation") as caught:
         Perturbation.load(path)
+    assert ("not what was written" in str(caught.value)) == (
+        '"digest": ' in text[-80:] and str(GOOD["digest"]) not in text
+    )
 
 
 def test_a_file_without_metadata_or_delta_is_refused(tmp_path: Path) -> None:

@@ -287,3 +287,42 @@ def test_a_class_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -
 
 def test_only_four_decoders_are_tried() -> None:
     assert set(pictures.FORMATS) == {"JPEG", "PNG", "BMP", "WEBP"}
+
+
+@pytest.mark.parametrize(
+    "name", ["IMG_0001", "a.jpg~", "b.jpg.bak", "c.mpo", "d.arw", "e.jpg_large", "f.exr"]
+)
+def test_what_may_be_a_picture_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "ant" / "a.png", (40, 40))
+    (tmp_path / "ant" / name).write_bytes(b"?")
+    with pytest.raises(ValueError, match=f"ant/{name} is in a format that is not read"):
+        data.image_folder(tmp_path)
+
+
+def test_names_that_could_not_be_written_back_are_told_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
+    for name in ("ant/12:30.png", "what?/b.png"):
+        picture(tmp_path / name, (40, 40))
+    with pytest.raises(ValueError, match=r"'ant/12:30\.png' has a character.*'what\?' has a") as e:
+        data.image_folder(tmp_path)
+    assert "rename it" in str(e.value)
+
+
+def test_the_first_of_several_pictures_in_a_jpeg_is_seen(tmp_path: Path) -> None:
+    """As some cameras write them, with a small one for their display."""
+    (tmp_path / "ant").mkdir()
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("white", "black")]
+    frames[0].save(
+        tmp_path / "ant" / "a.jpg", format="MPO", save_all=True, append_images=frames[1:]
+    )
+    assert one(tmp_path).min() > 250
+
+
+def test_a_transparent_level_of_sixteen_bits_is_white(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    levels = np.full((32, 32), 1000, np.uint16)
+    levels[:16] = 5000
+    Image.fromarray(levels).save(tmp_path / "ant" / "a.png", transparency=1000)
+    seen = one(tmp_path)
+    assert seen[:, :16].unique().tolist() == [19] and seen[:, 16:].min() == 255

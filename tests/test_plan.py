@@ -308,3 +308,19 @@ def test_specs_are_picklable_and_keep_their_keys() -> None:
     for stage in plan.stages_of(wanted()):
         again = pickle.loads(pickle.dumps(stage))
         assert again == stage and key_of(again) == key_of(stage)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_workers_compute_nothing(number: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="workers is"):
+        plan.pool(number)
+    with pytest.raises(ValueError, match="threads is"):
+        plan.pool(1, number)
+    with pytest.raises(ValueError, match="at_once is"):
+        plan.run(wanted(), Store(tmp_path), at_once=number)
+
+
+def test_a_worker_that_joins_late_and_does_not_reach_the_store_says_so(tmp_path: Path) -> None:
+    """It would compute into a folder of its own, and the plan would wait for ever."""
+    with pytest.raises(OSError, match="does not reach the store"):
+        plan._compute_shared(wanted()[0], str(tmp_path), "no-such-token")

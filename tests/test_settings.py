@@ -117,7 +117,7 @@ def test_a_younger_field_leaves_older_keys_as_they_were() -> None:
 
 
 def test_specs_hold_no_functions() -> None:
-    with pytest.raises(ValueError, match="neither number, text nor tuple"):
+    with pytest.raises(ValueError, match="neither finite number, text nor tuple"):
         op("gray", function=print)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="has no canonical text"):
         canonical((1, print))
@@ -135,3 +135,19 @@ def test_look_up_says_what_there_is() -> None:
         look_up(table, op("double"), "function")
     with pytest.raises(ValueError, match=r"'half' has no option \['buy'\]; it takes"):
         look_up(table, op("half", buy=4), "function")
+
+
+def test_an_option_cannot_take_the_functions_place_in_the_key() -> None:
+    with pytest.raises(ValueError, match='no option can be called "op"'):
+        Op("nope", (("op", "convnet"),))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), (1, float("-inf"))])
+def test_options_are_finite(value: Any) -> None:
+    with pytest.raises(ValueError, match="neither finite number"):
+        op("gray", amount=value)
+
+
+def test_too_many_values_are_counted() -> None:
+    with pytest.raises(ValueError, match="Pgd takes 4 values, not 5 or more"):
+        Pgd(1.0, 0.1, 3, True, 5)  # type: ignore[call-arg]

@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def setting(source: Op | None = None) -> Setting:
     loop = QUICK.loop if source is None else dataclasses.replace(QUICK.loop, net=source)
-    return Setting(DATA, loop, QUICK.gray_inner, QUICK.poison, QUICK.recipe, 0, "float32")
+    return Setting(DATA, quick_profile(loop=loop), 0, "float32")
 
 
 def noise_of(defender: str, source: Op | None = None, **changes: Any) -> Noise:
@@ -287,6 +287,15 @@ def test_not_converged_outlives_a_full_disk(
         (lambda: Run((), DATA), "Run.train is empty"),
         (lambda: Run((Part(DATA),), DATA, precision="float16"), "Run.precision is 'float16'"),
         (lambda: Noise(DATA, "ULEO"), "Noise.method is 'ULEO'"),
+        (lambda: Noise(DATA, Random), "settings, not their class"),
+        (lambda: Noise(DATA, Random(), take=(0.9, 0.5)), "Noise.take is"),
+        (lambda: Run((Part(DATA),), DATA, net=op("resnet81")), "choose from"),
+        (
+            lambda: Poison(run_of(), shift=10).make(
+                stages.images(DATA, "train"), 0, "float32", network=None, report=print
+            ),
+            "shift is 10, but there are 10 classes",
+        ),
         (lambda: Noise(DATA, Random(), precision="float64"), "Noise.precision is"),
         (lambda: Random(epsilon=8), "Random.epsilon is 8"),
         (lambda: Attacked(run_of(), Pgd(), seed=2**40), "Attacked.seed is"),

@@ -341,3 +341,34 @@ def test_killed_lab_loses_the_stage_under_way_alone(tmp_path: Path) -> None:
     kept = sorted(path.parent.name for path in (tmp_path / "store").rglob(MANIFEST))
     assert len(kept) == 3 and not list((tmp_path / "store").rglob("*.tmp-*"))
     assert told.splitlines()[-1] == run_python(STAGES, WORK=tmp_path).splitlines()[-1]
+
+
+def test_files_of_a_file_manager_are_no_damage(store: Store) -> None:
+    place = made(store)
+    (place / ".DS_Store").write_bytes(b"looked at")
+    assert store.find(SPEC) == place
+
+
+def test_whoever_may_enter_the_store_may_read_what_it_holds(store: Store) -> None:
+    """Safetensors makes files for their writer alone; several people may share a store."""
+
+    def secretive(folder: Path) -> None:
+        fill(folder)
+        (folder / "value.txt").chmod(0o600)
+
+    before = os.umask(0o022)
+    try:
+        with store.claim(SPEC):
+            place = store.put(SPEC, secretive, {"commit": "none"})
+    finally:
+        os.umask(before)
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert (place / "value.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_error_that_names_another_folder_keeps_its_words(store: Store) -> None:
+    def full_cache(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space for the cache: set ULELIB_CACHE")
+
+    with pytest.raises(OSError, match="set ULELIB_CACHE"), store.claim(SPEC):
+        store.put(SPEC, full_cache, {})

@@ -10,7 +10,9 @@ Liu et al. 2021, appendix B and equation 3, after Huang et al., ICLR 2021:
         error <- Eval(F'(view(x) + delta; theta), y)
     until error < lambda
 
-The four defenders of the paper differ only in `view`. Read `minimise_error` beside the algorithm.
+The four defenders of the paper differ in `view`, and in the bounds of the noise that go with it.
+Read `minimise_error` beside the algorithm. The paper calls M "epochs"; in the released code, and
+here, it counts batches.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from ulelib.data import ImageSet
+from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, logits, seeded_model, to_float
-from ulelib.models import build_model
+from ulelib.models import build_model, check_net, check_size
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import CLAMPS, Clamp, Pgd, random_start, signed_gradient_steps
 from ulelib.settings import (
@@ -93,15 +95,24 @@ class Bilevel:
     from_scratch: bool = False
 
     def __post_init__(self) -> None:
-        views = [view(v) for v in (self.view, self.inner_view, self.stop_view) if v is not None]
-        if self.channels == 1 and not views[0].gray:
+        check_net(self.net)
+        seen, inner = view(self.view), view(self.inner_view or self.view)
+        view(self.stop_view or self.view)
+        if self.channels == 1 and not seen.gray:
             raise ValueError(
                 f"Bilevel.channels is 1, one value for all three channels, but the view {self.view}"
                 " shows colour images: take gray or gray_crop_flip, or channels=3"
             )
-        if self.clamp == "released" and self.channels != 1:
+        if self.clamp == "released" and (self.channels != 1 or inner.gray):
             raise ValueError(
-                'Bilevel.clamp "released" is the loop of gray noise: channels must be 1'
+                'Bilevel.clamp "released" is the loop of gray noise on colour pictures, which it '
+                "turns gray itself: channels must be 1, and inner_view a view in colour"
+            )
+        if self.clamp == "view" and (inner.random or (self.channels == 1 and not inner.gray)):
+            raise ValueError(
+                'Bilevel.clamp "view" keeps noise within the pixel range of the picture that the '
+                f"inner step sees, but {self.inner_view or self.view} draws another one for every "
+                'pass, or shows colours to gray noise: take clamp="none"'
             )
 
     @property
@@ -152,9 +163,11 @@ def minimise_error(
         report: is told each round's error, in words.
 
     Raises:
+        ValueError: images of one class, or of a size that the source model does not take.
         NotConverged: `max_rounds` passed; the exception carries the partial perturbation.
         Diverged: the source model's loss is not finite.
     """
+    check_classes(images)
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     pixels, labels = images.images.to(device()), images.labels.to(device())
@@ -283,6 +296,7 @@ def _fresh(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """An untrained source model and its optimizer."""
     model = seeded_model(lambda: build_model(settings.net, len(images.classes)), seed)
+    check_size(model, settings.net, images.images)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=settings.learning_rate,

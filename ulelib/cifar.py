@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import lzma
+import math
 import os
 import socket
 import struct
@@ -45,6 +46,7 @@ CLASSES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 # in $ULELIB_DATA, a fifth of CIFAR-100.
 FILES = {"cifar10": ("cifar10.npz",), "cifar100": ("cifar100.npz", "cifar100_mini.npz")}
 SPLITS = {"train": 50_000, "test": 10_000}  # and how many images the official release has
+MOST_BYTES = 160_000_000  # of one array; 50,000 images have 153.6 million
 CACHE_FORMAT = 3  # rises when the same file is parsed differently
 # What a cut connection, a proxy's error page or a broken file can raise beside the usual errors.
 DOWNLOAD_ERRORS = (http.client.HTTPException, tarfile.TarError, zlib.error)
@@ -194,9 +196,11 @@ def _look_at_headers(source: Path, split: str) -> None:
                 version = np.lib.format.read_magic(member)
                 if version != (1, 0):
                     raise ValueError(f"{part}_{split} has npy format {version}")
-                shape, _, _ = np.lib.format.read_array_header_1_0(member)
-            if len(shape) > 4 or not all(0 < side <= SPLITS[split] for side in shape):
-                raise ValueError(f"{part}_{split} declares a shape of {shape}")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            if not all(0 < side <= SPLITS[split] for side in shape) or (
+                math.prod(shape) * dtype.itemsize > MOST_BYTES
+            ):
+                raise ValueError(f"{part}_{split} declares a shape of {shape} of {dtype}")
 
 
 def _check(

@@ -50,6 +50,10 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
+            raise ValueError(f"{self.name}: images and labels must be torch tensors")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"{self.name}: two classes have the same name")
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(
                 f"{self.name}: images are {images.dtype} of shape {tuple(images.shape)}; "
@@ -113,7 +117,7 @@ def load(name: str, split: str, download: bool = True, size: int | None = None) 
     if name in cifar.CLASSES:
         images, labels, source = cifar.load(name, split, download)
         return ImageSet(images, labels, cifar.CLASSES[name], source)
-    return _named_folder(name, split, size or 32)
+    return _named_folder(name, split, 32 if size is None else size)
 
 
 def is_available(name: str, download: bool = True) -> bool:
@@ -191,6 +195,21 @@ def stratified_subset(images: ImageSet, n: int, seed: int) -> ImageSet:
     return images.select(indices[torch.randperm(n, generator=generator)])
 
 
+def check_classes(images: ImageSet) -> None:
+    """Whether there is anything to tell apart.
+
+    Raises:
+        ValueError: all images are of one class: a network need learn nothing from them, so noise
+            has nothing to hide, and stays 0.
+    """
+    if len(images.labels.unique()) < 2:
+        name = images.classes[int(images.labels[0])]
+        raise ValueError(
+            f"all {len(images)} images of {images.name} are of one class, {name!r}: there is "
+            "nothing to learn from them. Sort the pictures into two folders or more"
+        )
+
+
 def mix(first: ImageSet, second: ImageSet) -> ImageSet:
     """Both sets, one behind the other.
 
@@ -220,7 +239,7 @@ def image_folder(path: str | Path, size: int = 32) -> ImageSet:
         ValueError: the folder holds something else, pictures that would be left out, or some that
             cannot be read: names them all, up to ten.
     """
-    if not 1 <= size <= 4096:
+    if type(size) is not int or not 1 <= size <= 4096:
         raise ValueError(f"size is {size}; images are 1 to 4,096 pixels wide")
     root = Path(path).expanduser()
     found = pictures.find(root)

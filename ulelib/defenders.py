@@ -24,11 +24,11 @@ from pydantic import Field
 from torch import nn
 
 from ulelib.bilevel import Bilevel
-from ulelib.data import ImageSet
-from ulelib.exploiters import Recipe
+from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd, adversarial
+from ulelib.profiles import Profile
 from ulelib.settings import Radius, op, settings
 from ulelib.stages import Data, Method, Part, Run
 
@@ -37,24 +37,24 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Setting:
-    """What a defender is told: whose images, with which source network and budget.
+    """What a defender is told: whose images, and with which budget.
 
     Attributes:
         data: the images to protect.
-        loop: Algorithm 1's settings, of the profile, with the source network.
-        gray_inner: the inner steps of the gray defenders, of the profile.
-        poison: the steps of an attack on a trained network, of the profile.
-        recipe: how such a network is trained.
+        profile: the settings of Algorithm 1 (its source network among them), of attacks, of
+            trainings.
         seed, precision: of the stage.
     """
 
     data: Data
-    loop: Bilevel
-    gray_inner: Pgd
-    poison: Pgd
-    recipe: Recipe
+    profile: Profile
     seed: int
     precision: Literal["float32", "bfloat16"]
+
+    @property
+    def loop(self) -> Bilevel:
+        """Algorithm 1's settings, for ULEO."""
+        return self.profile.loop
 
 
 # --- methods without a loop -----------------------------------------------------------------------
@@ -64,12 +64,16 @@ class Setting:
 class Poison:
     """Noise that attacks a trained network: AdvPois, and error-maximising noise.
 
+    Fowl et al. take the best of eight starts, shift and flip the pictures while the noise is made,
+    and train the victim for 40 epochs; here it is one start, the pictures as they are, and the
+    exploiters' training.
+
     Attributes:
         victim: the training whose network is attacked.
         inner: the steps on every image.
-        shift: towards which label, counted from the true one: 1 is Fowl et al.'s targeted AdvPois,
-            (y + 1) mod C; 0 moves away from the true label: their untargeted one, and the
-            error-maximising noise that Huang et al. compare with.
+        shift: towards which label, counted from the true one and less than the number of classes:
+            1 is Fowl et al.'s targeted AdvPois, (y + 1) mod C; 0 moves away from the true label:
+            their untargeted one, and the error-maximising noise that Huang et al. compare with.
         batch_size: images moved at once; changes speed, not the result.
     """
 
@@ -90,6 +94,11 @@ class Poison:
         report: Callable[[str], None],
     ) -> Perturbation:
         """See `stages.Method`."""
+        check_classes(images)
+        if self.shift >= len(images.classes):
+            raise ValueError(
+                f"Poison.shift is {self.shift}, but there are {len(images.classes)} classes"
+            )
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
         model, delta = network(self.victim), torch.empty(images.images.shape)
@@ -158,7 +167,7 @@ def uleo_augs(setting: Setting) -> Method:
 
 def uleo_grays(setting: Setting) -> Method:
     """F'(Gray(x) + delta), section 4.2."""
-    return replace(setting.loop, view=op("gray"), channels=1, inner=setting.gray_inner)
+    return replace(setting.loop, view=op("gray"), channels=1)
 
 
 def uleo_grayaugs(setting: Setting) -> Method:
@@ -168,7 +177,6 @@ def uleo_grayaugs(setting: Setting) -> Method:
         view=op("gray_crop_flip", padding=4),
         channels=1,
         clamp="none",
-        inner=setting.gray_inner,
     )
 
 
@@ -177,7 +185,7 @@ def released_grayaugs(setting: Setting) -> Method:
     added over the channels (ULE-GrayAug `toolbox.py:50`); crop plus noise clamped in every step
     (`toolbox.py:27-63`, see `pgd.ReleasedGray`); and colour crops in inner step and stop test
     (`toolbox.py:41`, `perturbation.py:266`)."""
-    stated, crops = setting.gray_inner, op("crop_flip", padding=4)
+    stated, crops = setting.loop.inner, op("crop_flip", padding=4)
     return replace(
         setting.loop,
         view=op("gray_crop_flip", padding=4),
@@ -190,8 +198,8 @@ def released_grayaugs(setting: Setting) -> Method:
 
 
 def uleo_class_wise(setting: Setting) -> Method:
-    """Huang et al., one delta a class. With the setting's inner steps; the released command takes
-    one step a batch."""
+    """Huang et al., one delta a class. With the setting's inner steps, on all images; the released
+    command takes one step a batch, on a fifth of the images."""
     return replace(setting.loop, wise="class")
 
 
@@ -202,11 +210,11 @@ def adv_pois(setting: Setting) -> Method:
         train=(Part(setting.data),),
         test=setting.data,
         net=setting.loop.net,
-        recipe=setting.recipe,
+        recipe=setting.profile.recipe,
         seed=setting.seed + VICTIM_OFFSET,
         precision=setting.precision,
     )
-    return Poison(victim, setting.poison)
+    return Poison(victim, setting.profile.poison)
 
 
 def random(setting: Setting) -> Method:

@@ -62,7 +62,7 @@ class Lab:
         n_seeds: how many seeds, from `seed` on; 0 takes the profile's own number.
         store: folder of the store; else `$ULELIB_STORE`, else `.ulelib` in the project.
         keep: take the numbers that the profile's records hold (`results.known`) instead of
-            computing them again; True where `$ULELIB_KEEP` is set. Noise itself is in no record.
+            computing them again; True where `$ULELIB_KEEP` is 1. Noise itself is in no record.
 
     Raises:
         ValueError: unknown profile, or a seed that is not a whole number in 0..10,000.
@@ -88,8 +88,9 @@ class Lab:
                 self.fell_back, profile = True, "smoke"
         self.profile: Profile = PROFILES[profile]
         self.seeds = list(range(seed, seed + (n_seeds or self.profile.seeds)))
+        _check_whole("the last seed", self.seeds[-1], 10_000)
         self.store = Store(store or machine.folder("ULELIB_STORE", ".ulelib"))
-        keep = bool(os.environ.get("ULELIB_KEEP")) if keep is None else keep
+        keep = os.environ.get("ULELIB_KEEP") == "1" if keep is None else keep
         self.known = results.known(self.profile.name) if keep else {}
         self.shown: dict[Cell, None] = {}  # the cells that the page has asked for, in order
         self.made: dict[Stage, None] = {}  # and all stages behind it
@@ -147,16 +148,9 @@ class Lab:
         if defender not in DEFENDERS:
             raise ValueError(f"defender {defender!r}; choose from {[CLEAN, *DEFENDERS]}")
         profile, seed = self.profile, self._seed(seed)
-        loop = profile.loop if source is None else replace(profile.loop, net=source)
-        setting = Setting(
-            data=data or self.data,
-            loop=loop,
-            gray_inner=profile.gray_inner,
-            poison=profile.poison,
-            recipe=profile.recipe,
-            seed=seed,
-            precision=self.precision,
-        )
+        if source is not None:
+            profile = replace(profile, loop=replace(profile.loop, net=source))
+        setting = Setting(data or self.data, profile, seed, self.precision)
         method = replace(DEFENDERS[defender](setting), **changes)  # type: ignore[type-var]
         return Noise(setting.data, method, seed, self.precision)
 
@@ -193,6 +187,8 @@ class Lab:
             raise ValueError(f"export {export!r}; choose from {EXPORTS}")
         profile, seed, data = self.profile, self._seed(seed), data or self.data
         clean = defender == CLEAN
+        if clean and noise is not None:
+            raise ValueError('"clean" images have no noise: give the cell another name')
         if not clean and noise is None:
             noise = self.noise(defender, seed, data=data, source=source)
         net = net or profile.loop.net
@@ -290,7 +286,10 @@ class Lab:
         return {key_of(stage): self._record(stage) for stage in self.made}
 
     def _record(self, stage: Stage) -> dict[str, Any]:
-        return self.known.get(key_of(stage)) or stages.record(stage, self.store)
+        """Of the store where it holds the stage: it is what this page used."""
+        if key_of(stage) in self.known and not self.store.find(stage):
+            return self.known[key_of(stage)]
+        return stages.record(stage, self.store)
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:

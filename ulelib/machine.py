@@ -62,6 +62,8 @@ PRECISIONS = ("float32", "bfloat16")
 
 def logits(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
     """`model(images)` computed in `precision`, a member of `PRECISIONS`; returned as float32."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}; choose from {PRECISIONS}")
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return model(images).float()  # type: ignore[no-any-return]
 
@@ -101,7 +103,10 @@ def folder(variable: str, name: str) -> Path:
     An empty variable counts as unset; `~` is the home folder.
     """
     if told := os.environ.get(variable):
-        return Path(told).expanduser()
+        try:
+            return Path(told).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{variable} is {told!r}: {error}") from error
     project = Path(__file__).resolve().parent.parent
     return (project if (project / "pyproject.toml").exists() else Path.cwd()) / name
 

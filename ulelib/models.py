@@ -7,6 +7,7 @@ here; `convnet` does, inside, so that epsilon keeps its unit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,10 @@ def resnet18(classes: int = 10, width: float = 1.0, blocks: int = 2) -> nn.Modul
 
     Args:
         width: factor on all channel numbers.
-        blocks: residual blocks in each of the four stages; 2 is ResNet-18, 1 is ResNet-10.
+        blocks: residual blocks in each of the four stages, 1 to 64; 2 is ResNet-18, 1 ResNet-10.
     """
+    if blocks not in range(1, 65):
+        raise ValueError(f"resnet18: blocks is {blocks}: 1 to 64")
     net = resnet.ResNet(resnet.BasicBlock, [blocks] * 4, num_classes=classes)
     stem = _scaled(64, width)
     net.inplanes = stem
@@ -174,6 +177,8 @@ class ConvNet(nn.Module):
         self.register_buffer("std", torch.tensor(CIFAR_STD).view(1, 3, 1, 1))
         if stem not in STEMS:
             raise ValueError(f"convnet: stem {stem!r}; choose from {sorted(STEMS)}")
+        if type(stride) is not int or not 1 <= stride <= 4:
+            raise ValueError(f"convnet: stride is {stride!r}: 1 to 4")
         first, outputs = STEMS[stem](channels, stride)
         self.stem = first
         inputs = (outputs, *widths[:-1])
@@ -219,7 +224,40 @@ def build_model(net: Op, classes: int) -> nn.Module:
     options = [value for _, given in net.options for value in _numbers(given)]
     if classes < 1 or any(not 0 < value <= 4096 for value in options):
         raise ValueError(f"a network of {classes} classes, {net}: sizes must lie in (0, 4096]")
-    return look_up(MODELS, net, "network")(classes)
+    return look_up(MODELS, net, "network", given=1)(classes)
+
+
+@functools.cache
+def check_net(net: Op) -> None:
+    """Whether a network of that name and these options can be built; takes no memory for it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        with torch.device("meta"):
+            build_model(net, 10)
+    except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError) as error:
+        raise ValueError(f"network {net} cannot be built: {error}") from error
+
+
+def check_size(model: nn.Module, net: Op, images: torch.Tensor) -> None:
+    """Whether an untrained network takes images of this size, before hours are spent on them.
+
+    Args:
+        images: `(N, 3, H, W)`, of which nothing but the shape is looked at.
+
+    Raises:
+        ValueError: they are too small or too large for it.
+    """
+    where, (height, width) = next(model.parameters()).device, images.shape[2:]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, height, width, device=where))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{net} takes no images of {height}x{width} pixels ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _numbers(value: Any) -> list[float]:

@@ -17,7 +17,6 @@ from pandas.io.formats.style import Styler
 
 from ulelib import machine, results
 from ulelib.lab import Lab
-from ulelib.pgd import Pgd
 
 
 def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
@@ -93,16 +92,15 @@ def caption(lab: Lab) -> str:
 def about(lab: Lab) -> Markdown:
     """The page's first output: on what data, profile, seeds and machine it ran."""
     profile, where = lab.profile, machine.describe()
-    loop, recipe, gray = profile.loop, profile.recipe, profile.gray_inner
+    loop, recipe = profile.loop, profile.recipe
     rows = {
         "profile": f"`{profile.name}`",
         "data": _images(lab.train_set.name, len(lab.train_set), len(lab.test_set)),
         "network": f"{loop.net}, defender and exploiter, unless the page says another",
         "Algorithm 1": (
-            f"ε = {255 * loop.inner.epsilon:.3g}/255, {_steps(loop.inner)} "
-            + ("" if gray == loop.inner else f"(gray defenders: {_steps(gray)}) ")
-            + f"in each round, {loop.outer_batches} training batches of "
-            f"{loop.outer_batch_size}, stop error {loop.stop_error:g}"
+            f"ε = {255 * loop.inner.epsilon:.3g}/255, {loop.inner.steps} inner steps of "
+            f"{255 * loop.inner.step:.3g}/255 in each round, {loop.outer_batches} training batches "
+            f"of {loop.outer_batch_size}, stop error {loop.stop_error:g}"
         ),
         "training": (
             f"{recipe.epochs} epochs, batches of {recipe.batch_size}, SGD with peak rate "
@@ -190,10 +188,6 @@ def times(profile: str) -> Styler:
             }
         )
     return pd.DataFrame(lines).style.hide(axis="index").format({"minutes a seed": "{:.0f}"})
-
-
-def _steps(inner: Pgd) -> str:
-    return f"{inner.steps} inner steps of {255 * inner.step:.3g}/255"
 
 
 def _images(name: str, n_train: int, n_test: int) -> str:

@@ -37,7 +37,7 @@ class Perturbation:
             all three channels.
         kind: "sample_wise" or "class_wise".
         epsilon: the L-infinity radius, in units of the pixel range [0, 1].
-        defender: who made it.
+        defender: how it was made, in a word or two: the view of Algorithm 1's loop, "AdvPois".
         fingerprint: `ImageSet.fingerprint` of the images it was made for.
         rounds: the source model's error (a fraction) after each round of Algorithm 1.
         seconds: how long it took to make.
@@ -142,6 +142,9 @@ class Perturbation:
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
+        path = Path(path).expanduser()
+        if not path.parent.is_dir():  # safetensors' error would be "Input/output error"
+            raise FileNotFoundError(errno.ENOENT, "there is no folder", str(path.parent))
         meta = {name: getattr(self, name) for name in META} | {"digest": self._digest()}
         try:
             save_file({"delta": self.delta.contiguous()}, path, {"ulelib": json.dumps(meta)})
@@ -157,7 +160,12 @@ class Perturbation:
             ValueError: not such a file, truncated, changed, or values out of range.
             OSError: there is no such file, or it cannot be opened.
         """
-        with Path(path).open("rb"):  # safetensors calls whatever it cannot open missing
+        path = Path(path).expanduser()
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # to open a pipe is to wait without end
+            raise ValueError(f"{path.name} is no file")
+        with path.open("rb"):  # safetensors calls whatever it cannot open missing
             pass
         try:
             with safe_open(path, framework="pt") as file:
@@ -165,15 +173,15 @@ class Perturbation:
                 shape = file.get_slice("delta").get_shape()
                 if math.prod(shape) > MOST_VALUES:
                     raise ValueError(f"its delta of shape {tuple(shape)} is too large")
-                digest = meta.pop("digest", None)
+                digest = meta.pop("digest")
                 found = cls(delta=file.get_tensor("delta"), **meta)
-            # Files of version 0.1.0 have no digest.
-            if digest is not None and digest != found._digest():
+            if digest != found._digest():
                 raise ValueError("its content is not what was written")
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (
+            SafetensorError, RuntimeError, KeyError, TypeError, ValueError, MemoryError
+        ) as error:  # fmt: skip
             raise ValueError(
-                f"{Path(path).name} is not a perturbation written by ulelib, or it is damaged: "
-                f"{error}"
+                f"{path.name} is not a perturbation written by ulelib, or it is damaged: {error}"
             ) from error
         return found
 
@@ -197,8 +205,8 @@ def _meta(text: str) -> dict[str, Any]:
         told = json.loads(text)
     except RecursionError:
         raise ValueError("metadata nested without end") from None
-    if not isinstance(told, dict) or not set(META) <= set(told) <= {*META, "digest"}:
-        raise ValueError(f"its metadata must have {', '.join(META)}")
+    if not isinstance(told, dict) or set(told) != {*META, "digest"}:
+        raise ValueError(f"its metadata must have {', '.join(META)} and a digest")
     for name in ("kind", "defender", "fingerprint"):
         if not isinstance(told[name], str) or len(told[name]) > 200:
             raise ValueError(f"{name} is {told[name]!r:.100}, not a text")
@@ -242,11 +250,16 @@ def apply_delta(
             f"images are {images.dtype} {tuple(images.shape)} and delta is {tuple(delta.shape)}; "
             "expected uint8 images and a delta of the same shape"
         )
+    # Rounding must not step over a bound between two gray levels (epsilon = 5.6/255 allows 5).
+    most = math.floor(255 * epsilon + 1e-4)
+    if not most:
+        raise ValueError(
+            f"epsilon is {255 * epsilon:.3g}/255: below one gray level, nothing of it is left in "
+            "8-bit images"
+        )
     levels = 255 * delta
     if export == "as_released":
         return (images + levels.clamp(0, 255)).clamp(0, 255).to(torch.uint8)
-    # Rounding must not step over a bound between two gray levels (epsilon = 5.6/255 allows 5).
-    most = math.floor(255 * epsilon + 1e-4)
     return (images + levels.round().clamp(-most, most)).clamp(0, 255).to(torch.uint8)
 
 
@@ -263,19 +276,24 @@ def energy_shares(delta: torch.Tensor) -> dict[str, float]:
         what is left if the whole image does. Independent noise would give 1/3, 2/3, 1/16 and
         1/(H W).
     """
-    delta = delta.expand(-1, 3, -1, -1)
-    total = delta.square().sum(dtype=torch.float64)
-    luminance = delta.mean(1, keepdim=True).expand_as(delta).square().sum(dtype=torch.float64)
-    constant = delta.mean((2, 3), keepdim=True).expand_as(delta).square().sum(dtype=torch.float64)
-    means = F.avg_pool2d(delta, 4, ceil_mode=True)  # of the pixels that a tile at the border has
-    spread = means.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    spread = spread[:, :, : delta.shape[2], : delta.shape[3]]
-    tiles = spread.square().sum(dtype=torch.float64)
+    height, width = delta.shape[2:]
+    total = luminance = tiles = constant = 0.0
+    for part in delta.split(CHUNK):
+        colour = part.expand(-1, 3, -1, -1)
+        means = F.avg_pool2d(colour, 4, ceil_mode=True)  # of the pixels that a border's tile has
+        spread = means.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :height, :width]
+        total += _energy(colour)
+        luminance += 3 * _energy(colour.mean(1))
+        tiles += _energy(spread)
+        constant += height * width * _energy(colour.mean((2, 3)))
     if total == 0:
         return {"luminance": 0.0, "chroma": 0.0, "tiles": 0.0, "constant": 0.0}
     shares = {"luminance": luminance / total, "chroma": 1 - luminance / total}
-    shares |= {"tiles": tiles / total, "constant": constant / total}
-    return {name: float(share) for name, share in shares.items()}
+    return shares | {"tiles": tiles / total, "constant": constant / total}
+
+
+def _energy(values: torch.Tensor) -> float:
+    return float(values.square().sum(dtype=torch.float64))
 
 
 def sign_balance(delta: torch.Tensor, border: int = 4) -> dict[str, float]:

@@ -23,18 +23,17 @@ from tqdm import tqdm
 # The only decoders that are tried. Pillow has dozens, and its EPS one starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"}
-OTHER_PICTURES = {
-    ".avif", ".cr2", ".dng", ".eps", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl",
-    ".nef", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".ps", ".psd", ".svg", ".tga", ".tif", ".tiff",
-}  # fmt: skip
+# What lies about in picture folders and is none. Everything else is told, since it may be one.
+NO_PICTURES = {".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml", ".xmp", ".yaml", ".yml"}
 MOST_UNEQUAL = 20  # longer side to shorter: beyond it, the middle square says nothing
 TOLD = 10  # problems told in one error
+NOT_PLAIN = "has a character that no name may have on some systems, such as : or ?: rename it"
 
 
 def find(root: Path) -> list[tuple[str, list[Path]]]:
     """The pictures of each class, `root/CLASS/FILE`, both in alphabetical order.
 
-    Names that start with a dot are left out, and so are files that are no pictures.
+    Names that start with a dot are left out, and so are texts (`NO_PICTURES`).
 
     Raises:
         ValueError: no folder, no class, a class without pictures; or pictures that would be left
@@ -45,9 +44,11 @@ def find(root: Path) -> list[tuple[str, list[Path]]]:
     problems: list[str] = []
     classes = []
     for entry in _visible(root):
-        if entry.is_dir():
+        if not _is_plain(entry.name):
+            problems.append(f"{entry.name!r} {NOT_PLAIN}")
+        elif entry.is_dir():
             classes.append((entry.name, _members(entry, problems)))
-        elif entry.suffix.lower() in SUFFIXES | OTHER_PICTURES:
+        elif entry.suffix.lower() not in NO_PICTURES:
             problems.append(f"{entry.name} lies beside the class folders: move it into one")
     _tell(problems, f"the pictures of {root}")
     if not classes:
@@ -59,15 +60,18 @@ def _members(folder: Path, problems: list[str]) -> list[Path]:
     found = []
     for entry in _visible(folder):
         name = f"{folder.name}/{entry.name}"
-        if entry.is_dir():
+        if not _is_plain(entry.name):
+            problems.append(f"{name!r} {NOT_PLAIN}")
+        elif entry.is_dir():
             problems.append(f"{name} is a folder in a class: move its pictures up, or it away")
-        elif entry.suffix.lower() in OTHER_PICTURES:
+        elif entry.suffix.lower() in NO_PICTURES:
+            continue
+        elif entry.suffix.lower() not in SUFFIXES:
             problems.append(f"{name} is in a format that is not read: save it as PNG or JPEG")
-        elif entry.suffix.lower() in SUFFIXES:
-            if entry.exists() and stat.S_ISREG(entry.stat().st_mode):
-                found.append(entry)
-            else:  # a pipe would be waited for without end
-                problems.append(f"{name} is no file, or a link to none")
+        elif entry.exists() and stat.S_ISREG(entry.stat().st_mode):
+            found.append(entry)
+        else:  # a pipe would be waited for without end
+            problems.append(f"{name} is no file, or a link to none")
     if not found and not any(problem.startswith(f"{folder.name}/") for problem in problems):
         problems.append(f"the class {folder.name} holds no pictures: remove it or fill it")
     return found
@@ -99,7 +103,9 @@ def read_all(files: Sequence[Path], size: int) -> torch.Tensor:
             problems.append(str(error))
 
     # Around the threads and not in them: Python's warning filters belong to the whole process.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Eight at most: each may hold a picture of some hundred megabytes.
+    threads = min(8, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         done = pool.map(one, range(len(files)))  # Pillow decodes without the interpreter's lock
         for _ in tqdm(done, "pictures", len(files), delay=2, disable=None):
@@ -123,7 +129,8 @@ def read(file: Path, size: int) -> np.ndarray[Any, Any]:
             width, height = opened.size
             if max(width, height) > MOST_UNEQUAL * min(width, height):
                 raise ValueError(f"{width:,} x {height:,} pixels are a strip; crop it")
-            if getattr(opened, "is_animated", False):
+            # A JPEG of a phone may hold several pictures, the first of which is the one to see.
+            if getattr(opened, "is_animated", False) and opened.format != "MPO":
                 raise ValueError("it is animated: save the frame that you want to protect")
             picture = _as_seen(ImageOps.exif_transpose(opened))
     except Exception as error:  # a damaged file can raise anything in one of Pillow's decoders
@@ -134,12 +141,18 @@ def read(file: Path, size: int) -> np.ndarray[Any, Any]:
 def _as_seen(picture: Image.Image) -> Image.Image:
     """RGB, 8 bits a channel."""
     if picture.mode.startswith("I"):  # 16 bits, also where Pillow keeps them in 32
-        levels = np.asarray(picture).astype(np.int64)
+        levels = np.asarray(picture)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("more than 16 bits a pixel")
-        return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+        eight = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if (unseen := picture.info.get("transparency")) is not None:
+            eight[levels == unseen] = 255
+        return Image.fromarray(eight).convert("RGB")
     if picture.mode == "F":
         raise ValueError("pixels that are fractions")
+    key = picture.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # Pillow compares 8 bits with it, in vain
+        raise ValueError("16-bit colours of which one is transparent: save it with 8 bits")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -150,6 +163,9 @@ def _as_seen(picture: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"it is not a picture in one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        most = Image.MAX_IMAGE_PIXELS or 0
+        return f"it has more than {most:,} pixels, as a decompression bomb would: scale it down"
     return str(error) or type(error).__name__
 
 

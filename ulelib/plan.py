@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from ulelib.store import Store, pack, unpack
 LOOK_AGAIN = 5.0  # seconds until a stage that is under way elsewhere is looked at again
 TRIES = 3  # of a stage whose worker died
 PATIENCE = 20  # seconds for a scheduler to answer
+QUEUE = 600  # seconds for its first worker to come; a batch system may have to find a place for it
 
 
 class PlanFailed(ExceptionGroup):
@@ -76,6 +77,8 @@ def run(
     Raises:
         PlanFailed: with the exceptions of all stages that failed.
     """
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once is {at_once}: at least 1")
     todo = [stage for stage in stages_of(wanted) if not store.find(stage)]
     if not todo:
         return
@@ -108,6 +111,9 @@ def pool(workers: int | None = None, threads: int | None = None) -> Processes:
             prepares images; more only share its memory.
         threads: of each worker; None: the cores, shared out.
     """
+    for name, number in (("workers", workers), ("threads", threads)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if workers is None:
         workers = 2 if torch.cuda.is_available() else cores or 1
@@ -201,7 +207,7 @@ class _Plan:
     def finish(self, bar: Any) -> None:
         try:
             while self.todo:
-                self._submit()
+                self._submit(bar)
                 if not self.under_way:  # all that is left is under way elsewhere
                     time.sleep(min(LOOK_AGAIN, 0.2 + max(0.0, self._soonest())))
                     continue
@@ -214,7 +220,7 @@ class _Plan:
             for future in self.under_way:
                 future.cancel()
 
-    def _submit(self) -> None:
+    def _submit(self, bar: Any) -> None:
         now = time.monotonic()
         busy = {key for key, _ in self.under_way.values()}
         for key, stage in list(self.todo.items()):
@@ -225,8 +231,10 @@ class _Plan:
                 self.lost.add(key)
                 del self.todo[key]
             elif key not in busy and not unmet and self.look_again.get(key, 0) <= now:
+                now = time.monotonic()
+                self._show(bar, stage)  # before it begins: in this process it is at its end then
                 future = self.work.submit(_compute_here, stage, str(self.store.folder))
-                self.under_way[future] = (key, time.monotonic())
+                self.under_way[future] = (key, now)
                 if isinstance(self.work, InProcess):
                     return
 
@@ -257,9 +265,10 @@ class _Plan:
     def _soonest(self) -> float:
         return min(self.look_again.values(), default=0.0) - time.monotonic()
 
-    def _show(self, bar: Any) -> None:
+    def _show(self, bar: Any, *begun: Stage) -> None:
         """What is under way, and how long the rest takes at the pace of its own kind."""
         now = [title(self.todo[key]) for key, _ in self.under_way.values()]
+        now += [title(stage) for stage in begun]
         means = {kind: statistics.fmean(times) for kind, times in self.seconds.items()}
         kinds = [type(stage) for stage in self.todo.values()]
         left = ""
@@ -292,19 +301,20 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
     """An executor on a Dask cluster, e.g. of `dask scheduler` and `dask worker`, or dask-jobqueue.
 
     Workers that reach the store's folder write into it. Others compute in a folder of their own:
-    what a stage needs is sent to them, and what it made comes back and is verified here.
+    what a stage needs is sent to them, and what it made comes back and is verified here. Which it
+    is, the workers that are there at the start are asked; later ones must be like them.
 
     Args:
         address: of the scheduler, `tcp://HOST:PORT`.
 
     Raises:
         ImportError: Dask is missing; says how to install it.
-        OSError: no scheduler answers there.
+        OSError: no scheduler answers there, or it has no worker.
     """
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError('Dask is missing: pip install "ulelib[cluster]"') from error
+        raise ImportError('Dask is missing: pip install ".[cluster]"') from error
     try:
         client = Client(address, set_as_default=False, timeout=PATIENCE)
     except (OSError, ValueError) as error:
@@ -313,20 +323,27 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
             "and workers with `dask worker`"
         ) from error
     with client, _token(store) as token:
+        try:
+            client.wait_for_workers(1, timeout=QUEUE)
+        except TimeoutError as error:
+            raise OSError(
+                f"the Dask scheduler at {address} had no worker for {QUEUE} seconds: start some "
+                f"with `dask worker {address}`"
+            ) from error
         seen = client.run(_reaches, str(store.folder), token)
-        yield DaskExecutor(client.get_executor(retries=0, pure=False), store, seen)
+        yield DaskExecutor(client.get_executor(retries=0, pure=False), store, token, seen)
 
 
 class DaskExecutor(Executor):
     """Dask's own executor, and what is sent to and fro where workers do not reach the store."""
 
-    def __init__(self, inner: Executor, store: Store, reaches: dict[str, bool]) -> None:
-        self._inner, self._store, self._shared = inner, store, all(reaches.values())
-        self._max_workers = max(1, len(reaches))
+    def __init__(self, inner: Executor, store: Store, token: str, reaches: dict[str, bool]) -> None:
+        self._inner, self._store, self._token = inner, store, token
+        self._shared, self._max_workers = all(reaches.values()), len(reaches)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self._shared:
-            return self._inner.submit(fn, *args, **kwargs)
+            return self._inner.submit(partial(_compute_shared, token=self._token), *args)
         stage = args[0]
         needed = [(one, pack(one, self._store)) for one in stages_of(needs(stage))]
         return self._inner.submit(_compute_away, stage, needed)
@@ -334,6 +351,13 @@ class DaskExecutor(Executor):
 
 def _reaches(folder: str, token: str) -> bool:
     return (Path(folder) / token).exists()
+
+
+def _compute_shared(stage: Stage, folder: str, token: str) -> bool:
+    """`_compute_here`, on a worker that must reach the store, also if it joined later."""
+    if not _reaches(folder, token):
+        raise OSError(f"a worker that joined later does not reach the store {folder}")
+    return _compute_here(stage, folder)
 
 
 @contextlib.contextmanager

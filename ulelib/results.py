@@ -50,9 +50,18 @@ def save(page: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Path:
         stages: by key, of `stages.record`.
 
     Stages that no page refers to any more leave the file. Two pages may be saved at once.
+
+    Raises:
+        OSError: the folder cannot be written; says which and what to set.
+        ValueError: a record that is there is damaged.
     """
     folder = machine.folder("ULELIB_RESULTS", "_build/results") / page["profile"]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"no record can be kept in {folder} ({error}): set ULELIB_RESULTS"
+        ) from error
     path = folder / f"{page['page']}.json"
     record = {**page, "stages": sorted(stages), **machine.made_by()}
     with FileLock(folder / f".{STAGES}.lock"):
@@ -102,7 +111,13 @@ def pages(profile: str) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"the record {path} is damaged ({error}): take it back from git, or remove it and run "
+            "`make reproduce`"
+        ) from error
     return told
 
 

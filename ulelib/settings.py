@@ -53,7 +53,10 @@ def _told(cls: type, error: Any) -> str:
     """One refused field: `Recipe.momentum is 5: input should be less than 1`."""
     first, *within = error["loc"] or ("",)
     if isinstance(first, int):  # given by its place
-        first = dataclasses.fields(cls)[first].name
+        fields = dataclasses.fields(cls)
+        if first >= len(fields):
+            return f"{cls.__name__} takes {len(fields)} values, not {first + 1} or more"
+        first = fields[first].name
     place = ".".join(map(str, (cls.__name__, first, *within)))
     if error["type"] == "value_error":  # raised by the class itself; it names the field
         return str(error["ctx"]["error"])
@@ -93,11 +96,13 @@ class Op:
 
     def __post_init__(self) -> None:
         for name, value in self.options:
+            if name == "op":  # the name of the function stands under that word in the key
+                raise ValueError(f'{self.name}: no option can be called "op"')
             try:
-                described(value)
-            except TypeError as error:
+                canonical(value)
+            except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{self.name}: {name} is {value!r}, neither number, text nor tuple"
+                    f"{self.name}: {name} is {value!r}, neither finite number, text nor tuple"
                 ) from error
 
     def __str__(self) -> str:
@@ -110,13 +115,16 @@ def op(name: str, **options: Value) -> Op:
     return Op(name, tuple(sorted(options.items())))
 
 
-def look_up(table: Mapping[str, Callable[..., T]], wanted: Op, what: str) -> Callable[..., T]:
+def look_up(
+    table: Mapping[str, Callable[..., T]], wanted: Op, what: str, given: int = 0
+) -> Callable[..., T]:
     """`table[wanted.name]` with the options filled in.
 
     Args:
         table: functions by name.
         wanted: one of them.
         what: the table's kind, for the error: "view", "network".
+        given: how many of its arguments, the first, are the caller's and so no options.
 
     Raises:
         ValueError: no such name, or an option that the function does not take.
@@ -124,7 +132,7 @@ def look_up(table: Mapping[str, Callable[..., T]], wanted: Op, what: str) -> Cal
     if wanted.name not in table:
         raise ValueError(f"{what} {wanted.name!r}; choose from {sorted(table)}")
     function, options = table[wanted.name], dict(wanted.options)
-    known = list(inspect.signature(function).parameters)
+    known = list(inspect.signature(function).parameters)[given:]
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"{what} {wanted.name!r} has no option {unknown}; it takes {known}")
     return lambda *arguments: function(*arguments, **options)

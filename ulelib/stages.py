@@ -19,9 +19,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -32,12 +33,13 @@ from ulelib import data, machine
 from ulelib.bilevel import NotConverged
 from ulelib.data import ImageSet
 from ulelib.exploiters import Exploiter, Recipe, Training, accuracy, exploit, prepared_test
-from ulelib.models import build_model
+from ulelib.models import build_model, check_net
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
 from ulelib.settings import Count, Op, Seed, Share, key_of, op, settings
 from ulelib.store import Store, manifest
 
+T = TypeVar("T")
 Precision = Literal["float32", "bfloat16"]
 WHOLE = (0.0, 1.0)
 RECORD = "record.json"  # of every stage: its numbers
@@ -98,6 +100,11 @@ class Noise:
     precision: Precision = "float32"
     take: tuple[Share, Share] = WHOLE
 
+    def __post_init__(self) -> None:
+        if isinstance(self.method, type):
+            raise ValueError(f"Noise.method is {self.method}: settings, not their class")
+        _check_take(self)
+
 
 @settings
 class Part:
@@ -114,8 +121,7 @@ class Part:
     export: Literal["exact", "as_released"] = "exact"
 
     def __post_init__(self) -> None:
-        if not self.take[0] < self.take[1]:
-            raise ValueError(f"Part.take is {self.take}: from where to where, as shares in [0, 1]")
+        _check_take(self)
         noise = self.noise
         if noise is None and self.export != "exact":
             raise ValueError("Part.export is for noise; clean images are published as they are")
@@ -138,6 +144,7 @@ class Run:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("Run.train is empty: a training needs images")
+        check_net(self.net)
 
 
 @settings
@@ -198,9 +205,12 @@ def load(stage: Stage, store: Store) -> Any:
         KeyError: it has not been computed.
         Uninterpretable: it is whole, but another version of the code wrote it.
     """
-    place = _found(stage, store)
+    return _interpreted(_found(stage, store), _READ[type(stage)])
+
+
+def _interpreted(place: Path, read: Callable[[Path], T]) -> T:
     try:
-        return _READ[type(stage)](place)
+        return read(place)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Uninterpretable(
             f"{place} is whole, but this version of ulelib cannot interpret it ({error!r:.300}). "
@@ -221,6 +231,7 @@ def record(stage: Stage, store: Store) -> dict[str, Any]:
         its rounds and seconds); "made": who computed it, see `machine.made_by`.
     """
     place = _found(stage, store)
+    load(stage, store)  # whoever shows its numbers must be able to read them
     told = manifest(place)
     return {"spec": told["spec"], "result": _read_record(place), "made": told["made"]}
 
@@ -368,13 +379,14 @@ def _read_run(place: Path) -> Training:
 def _write_attacked(
     stage: Attacked, folder: Path, store: Store, report: Callable[[str], None]
 ) -> None:
+    started = time.perf_counter()
     reached = accuracy(
         network(stage.run, store),
         prepared_test(images(stage.run.test, "test"), stage.run.exploiter),
         attack=stage.attack,
         seed=stage.seed,
     )
-    _write_record(folder, {"accuracy": reached})
+    _write_record(folder, {"accuracy": reached, "seconds": time.perf_counter() - started})
 
 
 def _write_record(folder: Path, result: dict[str, Any]) -> None:
@@ -407,6 +419,12 @@ def _inside(spec: Any) -> Iterator[Stage]:
                 yield one
             elif dataclasses.is_dataclass(one):
                 yield from _inside(one)
+
+
+def _check_take(stage: Noise | Part) -> None:
+    if not stage.take[0] < stage.take[1]:
+        name = type(stage).__name__
+        raise ValueError(f"{name}.take is {stage.take}: from where to where, as shares in [0, 1]")
 
 
 def _within(inner: tuple[float, float], outer: tuple[float, float]) -> bool:

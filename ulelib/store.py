@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -94,7 +95,7 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             for leftover in place.parent.glob(f"{place.name}.tmp-*"):  # of a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
+            temporary = _new_folder(place)
             try:
                 fill(temporary)
                 manifest = {
@@ -104,6 +105,8 @@ class Store:
                     "made": made,
                 }
                 write_text(temporary / MANIFEST, json.dumps(manifest, indent=1))
+                for file in temporary.iterdir():  # safetensors' are their writer's alone
+                    file.chmod(temporary.stat().st_mode & 0o666)
                 os.replace(temporary, place)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -127,6 +130,8 @@ class Store:
         try:
             yield
         except OSError as error:
+            if "ULELIB" in str(error):  # of another folder, and explained
+                raise
             if error.errno == errno.ENOSPC:
                 raise OSError(
                     errno.ENOSPC,
@@ -134,9 +139,7 @@ class Store:
                     "kept: free some space, or set ULELIB_STORE to a folder on another disk, and "
                     "run again",
                 ) from error
-            if str(error.filename or "").startswith(str(self.folder)) and "ULELIB" not in str(
-                error
-            ):
+            if str(error.filename or "").startswith(str(self.folder)):
                 raise OSError(
                     error.errno,
                     f"the store {self.folder} cannot be used ({error}). Set ULELIB_STORE to a "
@@ -163,7 +166,7 @@ def unpack(spec: Any, store: Store, files: dict[str, bytes]) -> None:
         if store.find(spec):
             return
         place = store.place(spec)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
+        temporary = _new_folder(place)
         try:
             for name, content in files.items():
                 if name != Path(name).name or name in ("", ".", ".."):
@@ -174,6 +177,15 @@ def unpack(spec: Any, store: Store, files: dict[str, bytes]) -> None:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _new_folder(place: Path) -> Path:
+    """An empty folder beside `place`, which whoever may enter the store may enter."""
+    while True:
+        folder = place.with_name(f"{place.name}.tmp-{secrets.token_hex(4)}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
 
 
 def manifest(place: Path) -> dict[str, Any]:
@@ -202,13 +214,15 @@ def _verify(place: Path, spec: Any) -> None:
     """Raises ValueError or FileNotFoundError where an artifact is not what its manifest says."""
     if not stat.S_ISDIR(place.lstat().st_mode):
         raise ValueError("it is not a folder")
-    entries = {entry.name: entry for entry in os.scandir(place)}
+    # A file manager leaves its own in any folder that it shows, such as .DS_Store.
+    entries = {e.name: e for e in os.scandir(place) if not e.name.startswith(".")}
     for entry in entries.values():
         if not entry.is_file(follow_symlinks=False):
             raise ValueError(f"{entry.name} is not a file")
     try:
         told = manifest(place)
         digests, keyed = dict(told["sha256"]), told["keyed"]
+        told["spec"], told["made"]  # for whoever tells of it
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read: {error!r:.200}") from error
     if keyed != described(spec, keyed=True):

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from ulelib.settings import Op, look_up
 
-# ITU-R 601-2 luma, the weights of PIL's convert("L") and so of torchvision's Grayscale.
+# ITU-R 601-2 luma, the weights of PIL's convert("L"). torchvision's Grayscale of a tensor, which
+# the released defender calls, has 0.2989 for red: a fortieth of a gray level less at most.
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -104,7 +105,7 @@ def _gray() -> View:
 
 def _crop_flip(padding: int = 4) -> View:
     """Aug(x), section 4.2; `padding` pixels on each side, 0 to 16."""
-    if padding not in range(17):
+    if type(padding) is not int or padding not in range(17):
         raise ValueError(f"padding is {padding!r}: 0 to 16 pixels")
     return View(lambda images, generator: crop_flip(images, generator, padding), random=True)
 
