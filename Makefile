@@ -44,7 +44,7 @@ test: $(STAMP)
 reproduce: $(STAMP)
 	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --seed $(SEED) \
 	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
-	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(KEEP),--keep) $(NAMES)
+	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(filter 1,$(KEEP)),--keep) $(NAMES)
 
 lab: $(STAMP)
 	$(RUN) -m jupyterlab

@@ -19,7 +19,7 @@ import pytest
 
 from helpers import PROJECT
 
-PHOTOGRAPHS = PROJECT / "notebooks" / "05b_released_loop.ipynb"  # not for drawn images
+PHOTOGRAPHS = PROJECT / "notebooks" / "05b_what_decides.ipynb"  # not for drawn images
 NOTEBOOKS = sorted(set((PROJECT / "notebooks").glob("*.ipynb")) - {PHOTOGRAPHS})
 PAPERMILL = Path(sys.executable).parent / "papermill"
 HEADLINE = PROJECT / "notebooks" / "05_grayaug.ipynb"

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 
 from helpers import quick_profile
 from ulelib import plan
@@ -87,6 +88,7 @@ def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
         (["06_nothing"], "choose from"),
         (["--profile", "gpu"], "invalid choice"),
         (["--seed", "-1"], "-1"),
+        (["--workers", "0"], "'0' is not a whole number, 1 or more"),
     ],
 )
 def test_runner_refuses_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -103,8 +105,56 @@ def test_an_experiment_goes_to_its_profiles_folder(tmp_path: Path) -> None:
     assert runner.folder_of("intro", options) == tmp_path
 
 
+def test_seeds_of_a_page() -> None:
+    """The demo is one seed of the headline, whatever the book's page has."""
+    runner = tool("run_notebooks")
+
+    def seeds(name: str, profile: str) -> int:
+        options = SimpleNamespace(profile=profile, seed=0, n_seeds=None)
+        return int(runner._parameters(name, options)["n_seeds"])
+
+    assert seeds("05_grayaug", "smoke") == 1
+    assert seeds("05_grayaug", "cpu") == seeds("05_grayaug", "paper") == 5
+    assert seeds("02_uleo", "cpu") == 3
+
+
+def test_the_first_page_is_made_with_its_headline_and_no_other() -> None:
+    runner = tool("run_notebooks")
+    names = ["02_uleo", "05_grayaug", "05b_what_decides", "intro"]
+
+    def chosen(profile: str, *asked: str) -> list[str]:
+        into = runner.ROOT / "_build" / "smoke" if profile == "smoke" else runner.BOOK
+        options = SimpleNamespace(profile=profile, names=list(asked), into=into)
+        return list(runner.chosen(names, options))
+
+    assert chosen("cpu") == names
+    assert chosen("paper") == names[:-1]
+    assert chosen("cpu", "05_grayaug") == ["05_grayaug", "intro"]
+    assert chosen("cpu", "02_uleo") == chosen("paper", "02_uleo") == ["02_uleo"]
+    assert chosen("smoke") == ["02_uleo", "05_grayaug", "intro"]
+
+
+def test_a_new_page_is_listed_once_under_its_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = tool("run_notebooks")
+    monkeypatch.setattr(runner, "TOC", tmp_path / "_toc.yml")
+    shutil.copy(ROOT / "_toc.yml", tmp_path)
+    before = runner.TOC.read_text()
+    runner.list_page("cpu/05_grayaug")
+    assert runner.TOC.read_text() == before
+    for page in ("paper/05_grayaug", "paper/02_uleo", "cpu/99_new", "paper/02_uleo"):
+        runner.list_page(page)
+    assert runner.TOC.read_text().split("\n")[0] == before.split("\n")[0]
+    parts = yaml.safe_load(runner.TOC.read_text())["parts"]
+    files = {part["caption"]: [page["file"] for page in part["chapters"]] for part in parts}
+    assert [*files] == ["The experiments", "The experiments, profile paper", "For reference"]
+    assert files["The experiments, profile paper"] == ["paper/02_uleo", "paper/05_grayaug"]
+    assert files["The experiments"][-1] == "cpu/99_new"
+
+
 def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each stage once, although four notebooks need it."""
+    """Each stage once, although five notebooks need it."""
     monkeypatch.setitem(PROFILES, "smoke", quick_profile())
     runner = tool("run_notebooks")
     parameters = {"profile": "smoke", "seed": 0, "n_seeds": 2}
@@ -113,11 +163,11 @@ def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatc
     }
     runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
-    assert runs["05b_released_loop"] == 2 * (2 + 7 * 2)
+    assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 4 * 2)
     every = plan.stages_of(stage for stages in stated.values() for stage in stages)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
-    # Four defenders and six more variants of one of them (in two seeds).
-    assert len(noises) == 2 * (4 + 6)
+    # Four defenders, and four variants of two of them (in two seeds).
+    assert len(noises) == 2 * (4 + 4)
     assert len(every) == len({key_of(stage) for stage in every})
     assert runner.stated(runner.NOTEBOOKS / "intro.ipynb", {"profile": "smoke"}) == []
 

@@ -27,13 +27,23 @@ PAGE = f"cpu/demo_{NOTEBOOK}"  # beside the pages that it has links to
 def main() -> int:
     start = time.perf_counter()
     os.environ["ULELIB_RESULTS"] = str(FOLDER / "results")
-    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), "--profile", "smoke"]
+    command = [
+        sys.executable,
+        str(ROOT / "tools" / "run_notebooks.py"),
+        "--profile",
+        "smoke",
+    ]  # one seed
     if subprocess.run([*command, "--into", str(FOLDER / "pages"), NOTEBOOK]).returncode:
         return 1
     frame, _ = results.read(NOTEBOOK, "smoke")
     print(f"\n{table(frame)}\n")
     print("Percent of the clean test images that the exploiter's network gets right. Chance is 10.")
-    print("Drawn images and a tiny network: it shows that the code works, not what a paper found.")
+    print(
+        "Lower is better protected: ULEO stops the standard exploiter, ULEO-GrayAugs the gray one,"
+    )
+    print(
+        "too. Drawn images and a tiny network, though: what a paper found is in the book's pages."
+    )
     print("Building the book ...", flush=True)
     stage(FOLDER / "book")
     index = build(FOLDER / "book")
@@ -49,8 +59,8 @@ def table(frame: pd.DataFrame) -> str:
     Args:
         frame: of `results.read`.
     """
-    shown = frame.assign(published=frame["export"].str.replace("_", " "))
-    pivot = shown.pivot_table("accuracy", ["defender", "published"], "exploiter", sort=False)
+    shown = frame.assign(export=frame["export"].str.replace("_", " "))
+    pivot = shown.pivot_table("accuracy", ["defender", "export"], "exploiter", sort=False)
     return pivot[["standard", "gray"]].to_string(float_format="{:.1f}".format)
 
 

@@ -46,7 +46,7 @@ def main() -> int:
 def table(compared: pd.DataFrame) -> str:
     """A comparison as a table in Markdown."""
     lines = [
-        "| defender | published | standard | verdict | paper | gray | verdict | paper |",
+        "| defender | export | standard | verdict | paper | gray | verdict | paper |",
         "|:--|:--|--:|:--|--:|--:|:--|--:|",
     ]
     for _, row in compared.iterrows():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import nbformat
 import papermill
+import yaml
 from nbformat import NotebookNode
 
 from ulelib import machine, plan
@@ -33,8 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
 FAILED = ROOT / "_build" / "failed"
-N_SEEDS = {"05_grayaug": 5}  # as the paper; the other pages take the profile's number
-NEED_PHOTOGRAPHS = {"05b_released_loop"}  # says so itself in the smoke profile
+TOC = ROOT / "_toc.yml"
+N_SEEDS = {"05_grayaug": 5}  # as the paper; the other pages take the profile's number, and smoke's
+FIRST = "intro"  # it shows, as the README does, what HEADLINE measured in SHOWN
+HEADLINE, SHOWN = "05_grayaug", "cpu"
+NEED_PHOTOGRAPHS = {"05b_what_decides"}  # says so itself in the smoke profile
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -49,10 +54,7 @@ def main() -> int:
     os.environ.setdefault("ULELIB_RESULTS", str(records))
     if options.keep:
         os.environ["ULELIB_KEEP"] = "1"
-    chosen = options.names or [
-        name for name in names if options.profile != "smoke" or name not in NEED_PHOTOGRAPHS
-    ]
-    jobs = {name: _parameters(name, options) for name in chosen}
+    jobs = {name: _parameters(name, options) for name in chosen(names, options)}
     failed = []
     try:
         compute(jobs, options)
@@ -69,9 +71,47 @@ def main() -> int:
             print(f"{error}\n{name} failed", file=sys.stderr, flush=True)
         else:
             print(f"    {time.perf_counter() - start:.0f} s -> {_relative(str(page))}", flush=True)
+            if options.into == BOOK and page.parent != BOOK:
+                list_page(page.relative_to(BOOK).with_suffix("").as_posix())
+    if options.into == BOOK and FIRST in jobs and FIRST not in failed:
+        subprocess.run([sys.executable, str(ROOT / "tools" / "headline.py")], check=True)
     if failed:
         print(f"{len(failed)} of {len(jobs)} notebooks failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def chosen(names: list[str], options: argparse.Namespace) -> list[str]:
+    """The notebooks to run: those that were asked for, or all that fit the profile.
+
+    The first page belongs to one profile's headline: it is made with it, and not with another.
+    """
+    wanted = options.names or [
+        name for name in names if options.profile != "smoke" or name not in NEED_PHOTOGRAPHS
+    ]
+    if options.into == BOOK:
+        wanted = [name for name in wanted if name != FIRST or options.profile == SHOWN]
+        if options.profile == SHOWN and HEADLINE in wanted and FIRST not in wanted:
+            wanted.append(FIRST)
+    return wanted
+
+
+def list_page(page: str) -> None:
+    """Add a page, "PROFILE/NAME", to the book's table of contents, unless it is there.
+
+    Every profile has a part of its own; `SHOWN` has the first.
+    """
+    profile = page.split("/")[0]
+    caption = "The experiments" + ("" if profile == SHOWN else f", profile {profile}")
+    head, text = TOC.read_text(encoding="utf-8").split("\n", 1)  # the first line is a comment
+    contents = yaml.safe_load(text)
+    parts = {part["caption"]: part for part in contents["parts"]}
+    if caption not in parts:
+        parts[caption] = {"caption": caption, "chapters": []}
+        contents["parts"].insert(len(contents["parts"]) - 1, parts[caption])
+    files = {chapter["file"] for chapter in parts[caption]["chapters"]}
+    if page not in files:
+        parts[caption]["chapters"] = [{"file": file} for file in sorted(files | {page})]
+        TOC.write_text(f"{head}\n{yaml.safe_dump(contents, sort_keys=False)}", encoding="utf-8")
 
 
 def compute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
@@ -123,7 +163,9 @@ def folder_of(name: str, options: argparse.Namespace) -> Path:
 
 def _parameters(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The parameters that a notebook has, of those that were asked for."""
-    seeds = N_SEEDS.get(name, PROFILES[options.profile].seeds)
+    seeds = PROFILES[options.profile].seeds
+    if options.profile != "smoke":
+        seeds = N_SEEDS.get(name, seeds)
     wanted = {
         "profile": options.profile,
         "seed": options.seed,
@@ -235,7 +277,7 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", choices=list(PROFILES), default="cpu")
     parser.add_argument("--seed", type=_whole, default=0, help="the first seed")
     parser.add_argument("--n-seeds", type=_whole, help="how many seeds; else the page's own")
-    parser.add_argument("--workers", type=_whole, help="processes; else as the machine has it")
+    parser.add_argument("--workers", type=_some, help="processes; else as the machine has it")
     parser.add_argument("--scheduler", help="of a Dask cluster, tcp://HOST:PORT")
     parser.add_argument(
         "--keep",
@@ -248,7 +290,7 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help=f"all, or some of: {', '.join(names)}")
     options = parser.parse_args()
     if options.into is not None:
-        options.into = options.into.resolve()
+        options.into = options.into.expanduser().resolve()
     else:  # drawn images do not replace the book's pages
         options.into = ROOT / "_build" / "smoke" if options.profile == "smoke" else BOOK
     unknown = sorted(set(options.names) - set(names))
@@ -257,10 +299,14 @@ def _options(names: list[str]) -> argparse.Namespace:
     return options
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+def _whole(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
     return int(text)
+
+
+def _some(text: str) -> int:
+    return _whole(text, 1)
 
 
 if __name__ == "__main__":
