@@ -270,8 +270,22 @@ def test_a_dask_cluster_gives_the_same_bits(
     if not shared:  # as on machines that have no disk in common
         monkeypatch.setattr(plan, "_reaches", nowhere)
     with plan.dask_executor(cluster.address, store) as executor:
+        given = handed_out(executor)
         plan.run(wanted(), store, executor)
+    assert sorted(given) == sorted(map(key_of, plan.stages_of(wanted())))  # each stage once
     assert same(numbers(store), numbers(in_process))
+
+
+def handed_out(executor: Any) -> list[str]:
+    """The keys of the stages that an executor is given from now on."""
+    given, submit = [], executor.submit
+
+    def recorded(fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        given.append(key_of(args[0]))
+        return submit(fn, *args, **kwargs)
+
+    executor.submit = recorded
+    return given
 
 
 @pytest.mark.slow
@@ -282,7 +296,9 @@ def test_a_killed_dask_worker_costs_its_stage(
     victim = cluster.running[-1]
     threading.Thread(target=kill_at_work, args=(victim, tmp_path), daemon=True).start()
     with plan.dask_executor(cluster.address, store) as executor:
+        given = handed_out(executor)
         plan.run(wanted(), store, executor)
+    assert len(set(given)) == 4 and len(given) <= 5  # at most the killed stage again
     assert victim.wait(5) == -9
     cluster.add_worker()
     assert same(numbers(store), numbers(in_process))

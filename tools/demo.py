@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from ulelib import results
+from ulelib import published, results
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "_build" / "demo"
@@ -27,23 +27,14 @@ PAGE = f"cpu/demo_{NOTEBOOK}"  # beside the pages that it has links to
 def main() -> int:
     start = time.perf_counter()
     os.environ["ULELIB_RESULTS"] = str(FOLDER / "results")
-    command = [
-        sys.executable,
-        str(ROOT / "tools" / "run_notebooks.py"),
-        "--profile",
-        "smoke",
-    ]  # one seed
+    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), "--profile", "smoke"]
     if subprocess.run([*command, "--into", str(FOLDER / "pages"), NOTEBOOK]).returncode:
         return 1
     frame, _ = results.read(NOTEBOOK, "smoke")
     print(f"\n{table(frame)}\n")
     print("Percent of the clean test images that the exploiter's network gets right. Chance is 10.")
-    print(
-        "Lower is better protected: ULEO stops the standard exploiter, ULEO-GrayAugs the gray one,"
-    )
-    print(
-        "too. Drawn images and a tiny network, though: what a paper found is in the book's pages."
-    )
+    print(f"Lower is better protected. {told(frame)}")
+    print("Drawn images and a tiny network, though: what a paper found is in the book's pages.")
     print("Building the book ...", flush=True)
     stage(FOLDER / "book")
     index = build(FOLDER / "book")
@@ -62,6 +53,20 @@ def table(frame: pd.DataFrame) -> str:
     shown = frame.assign(export=frame["export"].str.replace("_", " "))
     pivot = shown.pivot_table("accuracy", ["defender", "export"], "exploiter", sort=False)
     return pivot[["standard", "gray"]].to_string(float_format="{:.1f}".format)
+
+
+def told(frame: pd.DataFrame) -> str:
+    """What the table says, in a sentence with its numbers.
+
+    Args:
+        frame: of `results.read`.
+    """
+    mean = published.means(frame)
+    return (
+        f"Of {mean['clean', '-', 'standard']:.0f} %, ULEO (exact) leaves the standard exploiter "
+        f"{mean['ULEO', 'exact', 'standard']:.0f} %;\nof {mean['clean', '-', 'gray']:.0f} %, "
+        f"ULEO-GrayAugs leaves the gray one {mean['ULEO-GrayAugs', 'exact', 'gray']:.0f} %."
+    )
 
 
 def stage(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ulelib import figures, published, results
+from ulelib import figures, page, published, results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -27,9 +27,14 @@ def main() -> int:
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
     (train, n_train), seeds = record["train"], ", ".join(map(str, record["seeds"]))
+    took = page.times(PROFILE).data.set_index("page")
+    minutes = ", ".join(f"`{name}` {row['minutes a seed']:.0f}" for name, row in took.iterrows())
+    threads = " or ".join(took["threads a stage"].unique())
     text = (
         f"Profile `{PROFILE}`: {n_train:,} images of {train}, a small network; seeds {seeds}.\n\n"
-        f"{table(published.comparison_table(frame, '2'))}\n"
+        f"{table(published.comparison_table(frame, '2'))}\n\n"
+        f"Minutes that a seed of each page took, one stage after the other on {threads}, with those "
+        f"that it shares with other pages: {minutes}.\n"
     )
     told = before + BEGIN + text + END + after
     if "--check" in sys.argv:

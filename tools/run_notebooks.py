@@ -83,14 +83,16 @@ def main() -> int:
 def chosen(names: list[str], options: argparse.Namespace) -> list[str]:
     """The notebooks to run: those that were asked for, or all that fit the profile.
 
-    The first page belongs to one profile's headline: it is made with it, and not with another.
+    The first page shows one profile's headline and times: it is made with any page of that
+    profile, and with none of another.
     """
     wanted = options.names or [
         name for name in names if options.profile != "smoke" or name not in NEED_PHOTOGRAPHS
     ]
     if options.into == BOOK:
         wanted = [name for name in wanted if name != FIRST or options.profile == SHOWN]
-        if options.profile == SHOWN and HEADLINE in wanted and FIRST not in wanted:
+        recorded = (ROOT / "results" / SHOWN / f"{HEADLINE}.json").exists()
+        if options.profile == SHOWN and FIRST not in wanted and (recorded or HEADLINE in wanted):
             wanted.append(FIRST)
     return wanted
 
