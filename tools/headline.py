@@ -33,8 +33,8 @@ def main() -> int:
     text = (
         f"Profile `{PROFILE}`: {n_train:,} images of {train}, a small network; seeds {seeds}.\n\n"
         f"{table(published.comparison_table(frame, '2'))}\n\n"
-        f"Minutes that a seed of each page took, one stage after the other on {threads}, with those "
-        f"that it shares with other pages: {minutes}.\n"
+        f"Minutes that a seed of each page took, one stage after the other on {threads}, with "
+        f"those that it shares with other pages: {minutes}.\n"
     )
     told = before + BEGIN + text + END + after
     if "--check" in sys.argv:
