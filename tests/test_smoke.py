@@ -19,7 +19,7 @@ def test_the_demo_shows_who_is_protected_from_whom(tmp_path: Path) -> None:
     with plan.pool() as executor:
         plan.run([cell.run for cell in cells], lab.store, executor)
     mean = means(lab.table(cells))
-    assert mean["clean", "-", "standard"] >= 75 and mean["clean", "-", "gray"] >= 55
+    assert mean["clean", "-", "standard"] >= 80 and mean["clean", "-", "gray"] >= 55
     assert mean["ULEO", "exact", "standard"] <= 45
     for exploiter in ("standard", "gray"):
         assert mean["ULEO-GrayAugs", "exact", exploiter] <= 45
