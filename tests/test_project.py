@@ -204,7 +204,7 @@ class TestRecord:
         profile = PROFILES[path.parent.name]
         frame, record = recorded(path)
         assert (record["page"], record["profile"]) == (path.stem, profile.name)
-        assert set(frame["seed"]) <= set(record["seeds"])
+        assert set(frame.get("seed", [])) <= set(record["seeds"])  # a page may have noise alone
         for key, stage in record["stages"].items():
             assert re.fullmatch(r"[0-9a-f]{16}", key)
             assert re.fullmatch(r"[0-9a-f]{12}", stage["made"]["commit"]), "of changed code"
