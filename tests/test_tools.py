@@ -165,11 +165,11 @@ def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatc
     }
     runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
-    assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 4 * 2)
+    assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 6 * 2)
     every = plan.stages_of(stage for stages in stated.values() for stage in stages)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
-    # Four defenders, and four variants of two of them (in two seeds).
-    assert len(noises) == 2 * (4 + 4)
+    # Four defenders, and five variants of two of them (in two seeds).
+    assert len(noises) == 2 * (4 + 5)
     assert len(every) == len({key_of(stage) for stage in every})
     assert runner.stated(runner.NOTEBOOKS / "intro.ipynb", {"profile": "smoke"}) == []
 
