@@ -287,9 +287,12 @@ class Lab:
 
     def _record(self, stage: Stage) -> dict[str, Any]:
         """Of the store where it holds the stage: it is what this page used."""
-        if key_of(stage) in self.known and not self.store.find(stage):
-            return self.known[key_of(stage)]
-        return stages.record(stage, self.store)
+        try:
+            return stages.record(stage, self.store)
+        except KeyError:  # it is not there
+            if key_of(stage) in self.known:
+                return self.known[key_of(stage)]
+            raise
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:
