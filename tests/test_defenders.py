@@ -69,12 +69,26 @@ def test_adv_pois_attacks_a_network_that_no_exploiter_starts_from() -> None:
     assert victim.net == PAPER.loop.net and noise.method.shift == 1
 
 
-def test_random_noise_has_the_loops_bound() -> None:
-    made = Lab("paper").noise("random", data=DATA).method
-    assert isinstance(made, Random) and made.epsilon == PAPER.loop.inner.epsilon
+@pytest.mark.parametrize(
+    ("defender", "wise"), [("random", "sample"), ("random class-wise", "class")]
+)
+def test_random_noise_has_the_loops_bound(defender: str, wise: str) -> None:
+    made = Lab("paper").noise(defender, data=DATA).method
+    assert made == Random(PAPER.loop.inner.epsilon, wise)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("defender", sorted(set(DEFENDERS) - {"random"}))
+def test_error_maximising_noise_moves_away_from_the_true_label() -> None:
+    for defender, wise, steps in (
+        ("error-max", "sample", 20),
+        ("error-max class-wise", "class", 1),
+    ):
+        made = Lab("paper").noise(defender, data=DATA).method
+        assert isinstance(made, Poison)
+        assert (made.shift, made.wise, made.inner.steps) == (0, wise, steps)
+        assert 255 * made.inner.step == pytest.approx(0.8)  # as Huang et al.'s commands
+
+
+@pytest.mark.parametrize("defender", sorted(set(DEFENDERS) - {"random", "random class-wise"}))
 def test_every_defender_is_made_with_the_network_that_is_asked_for(defender: str) -> None:
     other = op("vgg11", width=0.5)
     told = described(Lab("paper").noise(defender, data=DATA, source=other))

@@ -15,10 +15,11 @@ from ulelib import lab as lab_module
 from ulelib import machine, results, stages
 from ulelib.data import DataUnavailable
 from ulelib.exploiters import exploit
-from ulelib.lab import Lab
-from ulelib.pgd import Pgd
+from ulelib.lab import Lab, Mixture
+from ulelib.pgd import ATTACKS, Pgd
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of, op
+from ulelib.stages import Part, Run
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +135,8 @@ def test_networks_on_both_sides_and_data_of_its_own(lab: Lab) -> None:
     ]
     other = stages.data_set("shapes", 50, seed=1)
     (cell,) = lab.cells(["ULEO"], data=[other])
-    assert cell.run.train[0].noise is not None
-    assert cell.run.train[0].noise.data == other == cell.run.train[0].data
+    assert cell.stage.train[0].noise is not None
+    assert cell.stage.train[0].noise.data == other == cell.stage.train[0].data
 
 
 def test_key_changes_with_every_choice(lab: Lab) -> None:
@@ -152,12 +153,42 @@ def test_key_changes_with_every_choice(lab: Lab) -> None:
         lab.cell("ULEO", source=op("linear")),
         lab.cell("x", noise=lab.noise("ULEO", inner=Pgd(step=2 / 255, steps=7))),
     ]
-    assert len({key_of(cell.run) for cell in cells}) == len(cells)
+    assert len({key_of(cell.stage) for cell in cells}) == len(cells)
+
+
+def test_a_mixture_has_a_clean_and_a_protected_part(lab: Lab) -> None:
+    mixture = Mixture(clean=(0, 0.1), added=(0.1, 0.4))
+    clean = lab.cell("clean", mixture=mixture, setting="10% clean + 30%")
+    protected = lab.cell("ULEO", export="as_released", mixture=mixture, setting="10% clean + 30%")
+    whole = lab.noise("ULEO")
+    assert isinstance(clean.stage, Run) and isinstance(protected.stage, Run)
+    assert clean.stage.train == (Part(lab.data, (0, 0.1)), Part(lab.data, (0.1, 0.4)))
+    assert protected.stage.train == (
+        Part(lab.data, (0, 0.1)),
+        Part(lab.data, (0.1, 0.4), whole, "as_released"),
+    )
+    assert protected.names["setting"] == "10% clean + 30%"
+    alone = lab.cell("clean", mixture=Mixture((0, 0.1), None)).stage
+    assert isinstance(alone, Run) and alone.train == (Part(lab.data, (0, 0.1)),)
+
+
+def test_a_cell_can_be_attacked(lab: Lab) -> None:
+    cell = lab.cell("clean", "at")
+    frame = lab.table([cell, *(lab.attacked(cell, attack) for attack in ATTACKS)])
+    assert frame["setting"].tolist() == ["-", "test FGSM", "test PGD-20"]
+    clean, fgsm, pgd = frame["accuracy"]
+    assert pgd <= fgsm <= clean
+    assert frame["chance"].tolist() == [10, 10, 10]
+    assert frame["curve"].map(len).tolist() == [2, 0, 0]
+    with pytest.raises(ValueError, match=r"attack 'CW'; choose from \['FGSM', 'PGD-20'\]"):
+        lab.attacked(cell, "CW")
+    with pytest.raises(ValueError, match="only the network of a training"):
+        lab.attacked(lab.attacked(cell, "FGSM"), "FGSM")
 
 
 def test_key_of_a_variant_does_not_depend_on_its_name(lab: Lab) -> None:
     first, second = (lab.cell(name, noise=lab.noise("ULEO")) for name in ("a", "b"))
-    assert key_of(first.run) == key_of(second.run) == key_of(lab.cell("ULEO").run)
+    assert key_of(first.stage) == key_of(second.stage) == key_of(lab.cell("ULEO").stage)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -172,9 +203,9 @@ def test_result_is_that_of_the_plain_calls(lab: Lab) -> None:
     training, _ = exploit(
         made.apply(lab.train_set, "as_released"),
         lab.test_set,
-        cell.run.exploiter,
-        cell.run.net,
-        cell.run.recipe,
+        cell.stage.exploiter,
+        cell.stage.net,
+        cell.stage.recipe,
         seed=2,
     )
     assert row["curve"] == training.curve

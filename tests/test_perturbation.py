@@ -131,6 +131,40 @@ def test_one_channel_is_the_same_value_in_all_three() -> None:
     assert all(torch.equal(full[:, channel], made.delta[:, 0]) for channel in range(3))
 
 
+@pytest.mark.parametrize(
+    ("export", "expected"),
+    [
+        ("exact", [98, 98, 100, 100, 102, 103]),
+        ("as_released", [100, 100, 100, 100, 101, 102]),
+        ("positive", [100, 100, 100, 100, 102, 103]),
+        ("truncated", [97, 98, 99, 100, 101, 102]),
+    ],
+)
+def test_an_export_keeps_one_sign_or_both_and_rounds_or_truncates(
+    export: str, expected: list[int]
+) -> None:
+    levels = torch.tensor([-2.4, -1.7, -0.3, 0.4, 1.6, 2.6]).view(1, 1, 1, 6).expand(1, 3, 1, 6)
+    images = torch.full((1, 3, 1, 6), 100, dtype=torch.uint8)
+    published = apply_delta(images, levels / 255, 8 / 255, export)
+    assert published[0, 0, 0].tolist() == expected
+
+
+def test_the_released_index_gives_a_class_the_noise_of_one_image() -> None:
+    images = random_images(9, 4, classes=3)
+    noise = Perturbation(
+        torch.arange(9.0).view(9, 1, 1, 1).expand(9, 3, 4, 4) / 255,
+        "sample_wise",
+        8 / 255,
+        "identity",
+        images.fingerprint,
+    )
+    slipped = noise.indexed_by_class(images)
+    assert slipped.kind == "class_wise"
+    assert torch.equal(slipped.of(images, torch.arange(9)), noise.delta[images.labels])
+    with pytest.raises(ValueError, match="only sample-wise noise"):
+        slipped.indexed_by_class(images)
+
+
 def test_class_wise_follows_the_labels_of_any_images() -> None:
     images, others = random_images(6), random_images(9, seed=5)
     delta = torch.stack([torch.full((3, 16, 16), value / 255) for value in (1.0, -2.0, 3.0)])

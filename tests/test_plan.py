@@ -36,7 +36,7 @@ def wanted() -> list[Stage]:
     """Two exploiters on ULEO and one on clean images: three trainings, one perturbation."""
     lab = Lab("smoke")
     cells = lab.cells(["clean"], ["standard"]) + lab.cells(["ULEO"], ["standard", "gray"])
-    return [cell.run for cell in cells]
+    return [cell.stage for cell in cells]
 
 
 def numbers(store: Store) -> list[Any]:
@@ -167,8 +167,8 @@ def kill_at_work(process: subprocess.Popen[Any], store: Path) -> None:
 def test_what_fails_costs_only_what_needs_it(tmp_path: Path) -> None:
     lab = Lab("smoke", store=tmp_path)
     hopeless = lab.noise("ULEO", stop_error=1e-9, max_rounds=1)
-    clean = lab.cell("clean").run
-    protected = lab.cell("hopeless", noise=hopeless).run
+    clean = lab.cell("clean").stage
+    protected = lab.cell("hopeless", noise=hopeless).stage
     with pytest.raises(plan.PlanFailed) as caught:
         plan.run([protected, clean], lab.store)
     assert len(caught.value.exceptions) == 1

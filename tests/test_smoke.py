@@ -17,7 +17,7 @@ def test_the_demo_shows_who_is_protected_from_whom(tmp_path: Path) -> None:
     lab = Lab("smoke", store=tmp_path)
     cells = lab.cells(["clean", "ULEO", "ULEO-GrayAugs"], ["standard", "gray"])
     with plan.pool() as executor:
-        plan.run([cell.run for cell in cells], lab.store, executor)
+        plan.run([cell.stage for cell in cells], lab.store, executor)
     mean = means(lab.table(cells))
     assert mean["clean", "-", "standard"] >= 80 and mean["clean", "-", "gray"] >= 55
     assert mean["ULEO", "exact", "standard"] <= 45

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from helpers import random_images
 from ulelib import views
@@ -94,6 +97,46 @@ def test_gray_crop_flip_is_gray_of_the_crop() -> None:
     assert torch.equal(seen, views.gray(cropped))
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_bit_depth_takes_the_nearest_of_its_levels(bits: int) -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    top = 2**bits - 1
+    expected = np.round(np.round(np.arange(256) / 255 * top) / top * 255)
+    seen = views.bit_depth(levels, bits)
+    assert seen[0, 0].flatten().tolist() == expected.tolist()
+    assert len(seen.unique()) == 2**bits
+    as_float = views.bit_depth(levels / 255, bits)
+    assert torch.allclose(255 * as_float, seen.float(), atol=0.5)
+
+
+@pytest.mark.parametrize(("quality", "step"), [(75, 1), (50, 2), (25, 4), (10, 10)])
+def test_jpeg_keeps_flat_gray_to_the_steps_of_its_table(quality: int, step: int) -> None:
+    """Annex K of the standard: 16, scaled by the quality, over the 8 of the transform."""
+    level = torch.arange(256)
+    flat = level.to(torch.uint8).view(256, 1, 1, 1).expand(256, 3, 16, 16)
+    seen = views.jpeg(flat, quality)
+    assert torch.equal(seen, seen[:, :1, :1, :1].expand_as(seen))
+    shown = seen[:, 0, 0, 0].int()
+    inside = (shown > 0) & (shown < 255)
+    assert ((shown[inside] - 128) % step == 0).all()
+    assert (shown - level).abs().max() <= math.ceil(step / 2)
+
+
+def test_a_lower_jpeg_quality_loses_more() -> None:
+    pixels = random_images(10, 32).images
+    lost = [(views.jpeg(pixels, q).float() - pixels).square().mean() for q in (100, 75, 30, 10)]
+    assert lost == sorted(lost)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
+def test_blur_equals_scipys(sigma: float) -> None:
+    pixels = random_images(4, 20).images.double() / 255
+    expected = gaussian_filter(
+        pixels.numpy(), sigma, axes=(2, 3), mode="mirror", radius=int(np.ceil(3 * sigma))
+    )
+    assert torch.allclose(views.blur(pixels, sigma), torch.from_numpy(expected), atol=1e-6)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     view=st.sampled_from(ALL_VIEWS),
@@ -125,9 +168,18 @@ def test_a_view_says_whether_it_draws_and_whether_it_is_gray(name: str) -> None:
 
 
 def test_unknown_views_and_options_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"view 'grey'; choose from \['crop_flip'"):
+    with pytest.raises(ValueError, match=r"view 'grey'; choose from \['bdr', 'blur'"):
         views.view(op("grey"))
     with pytest.raises(ValueError, match=r"view 'gray' has no option \['padding'\]"):
         views.view(op("gray", padding=4))
     with pytest.raises(ValueError, match="padding is 17: 0 to 16"):
         views.view(op("crop_flip", padding=17))
+    for wanted, message in (
+        (op("bdr", bits=0), "bits is 0: 1 to 8"),
+        (op("bdr", bits=2.0), "bits is 2.0"),
+        (op("jpeg", quality=101), "quality is 101: 1 to 100"),
+        (op("blur", sigma=0), "sigma is 0"),
+        (op("blur", sigma=float(17)), "sigma is 17.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            views.view(wanted)

@@ -154,7 +154,7 @@ def stated(notebook: Path, parameters: dict[str, Any]) -> list[Stage]:
     told: dict[str, Any] = {"lab": Lab(**parameters)}
     exec("\n".join(sources), told)
     lab = told["lab"]
-    return [*lab.unknown(cell.run for cell in told["cells"]), *told.get("noises", ())]
+    return [*lab.unknown(cell.stage for cell in told["cells"]), *told.get("noises", ())]
 
 
 def folder_of(name: str, options: argparse.Namespace) -> Path:

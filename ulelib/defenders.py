@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from ulelib.bilevel import Bilevel
+from ulelib.bilevel import NOISE, Bilevel
 from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd, adversarial
 from ulelib.profiles import Profile
-from ulelib.settings import Radius, op, settings
+from ulelib.settings import LATER, Radius, op, settings
 from ulelib.stages import Data, Method, Part, Run
 
 CLEAN = "clean"
@@ -74,15 +74,21 @@ class Poison:
         shift: towards which label, counted from the true one and less than the number of classes:
             1 is Fowl et al.'s targeted AdvPois, (y + 1) mod C; 0 moves away from the true label:
             their untargeted one, and the error-maximising noise that Huang et al. compare with.
-        batch_size: images moved at once; changes speed, not the result.
+        wise: "sample", or "class": one pass over all images in batches drawn under the seed, each
+            moving its classes' noise by `inner` to the mean over their images, as in Huang et al.
+        batch_size: images moved at once; sample-wise it changes speed, not the result.
     """
 
     victim: Run
     inner: Pgd = Pgd(step=0.4 / 255, steps=250, random_start=True)
     shift: Annotated[int, Field(ge=0, le=100_000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 500
+    wise: Literal["sample", "class"] = field(default="sample", metadata=LATER)
 
-    immaterial = frozenset({"batch_size"})
+    @property
+    def immaterial(self) -> frozenset[str]:
+        """What cannot change the result."""
+        return frozenset({"batch_size"}) if self.wise == "sample" else frozenset()
 
     def make(
         self,
@@ -101,23 +107,30 @@ class Poison:
             )
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        model, delta = network(self.victim), torch.empty(images.images.shape)
-        for rows in torch.arange(len(images)).split(self.batch_size):
-            delta[rows] = adversarial(
-                model,
-                to_float(images.images[rows].to(device())),
-                (images.labels[rows].to(device()) + self.shift) % len(images.classes),
-                self.inner,
-                generator,
-                direction=-1 if self.shift else 1,
-                precision=precision,
-            ).cpu()
-            report(f"{int(rows[-1]) + 1} of {len(images)} images moved")
+        model, noise = network(self.victim), NOISE[self.wise](images, 3)
+        pixels, labels = images.images.to(device()), images.labels.to(device())
+        moved = 0
+        for batch in noise.passes(self.batch_size, generator):
+            noise.set(
+                batch,
+                adversarial(
+                    model,
+                    to_float(pixels[batch]),
+                    (labels[batch] + self.shift) % len(images.classes),
+                    self.inner,
+                    generator,
+                    start=noise.of(batch),
+                    direction=-1 if self.shift else 1,
+                    precision=precision,
+                ),
+            )
+            moved += len(batch)
+            report(f"{moved} of {len(images)} images moved")
         return Perturbation(
-            delta=delta,
-            kind="sample_wise",
+            delta=noise.delta.cpu(),
+            kind=f"{self.wise}_wise",
             epsilon=self.inner.epsilon,
-            defender="AdvPois" if self.shift else "error-maximising",
+            defender="AdvPois" if self.shift else "error-max",
             fingerprint=images.fingerprint,
             seconds=time.perf_counter() - started,
         )
@@ -125,10 +138,15 @@ class Poison:
 
 @settings
 class Random:
-    """Noise drawn uniformly from [-epsilon, epsilon], for each image or each class."""
+    """Noise drawn uniformly from [-epsilon, epsilon], for each image or each class.
+
+    Attributes:
+        one_sided: from [0, epsilon], as released (`dataset.py:431` of Unlearnable-Examples).
+    """
 
     epsilon: Radius = 8 / 255
     wise: Literal["sample", "class"] = "sample"
+    one_sided: bool = field(default=False, metadata=LATER)
 
     def make(
         self,
@@ -143,8 +161,10 @@ class Random:
         count = len(images) if self.wise == "sample" else len(images.classes)
         generator = torch.Generator().manual_seed(seed)
         delta = torch.rand(count, *images.images.shape[1:], generator=generator)
+        if not self.one_sided:
+            delta.mul_(2).sub_(1)
         return Perturbation(
-            delta=delta.mul_(2).sub_(1).mul_(self.epsilon),
+            delta=delta.mul_(self.epsilon),
             kind=f"{self.wise}_wise",
             epsilon=self.epsilon,
             defender="random",
@@ -206,7 +226,30 @@ def uleo_class_wise(setting: Setting) -> Method:
 def adv_pois(setting: Setting) -> Method:
     """Fowl et al., targeted: every image moved towards the next label of a network that was trained
     on the clean images, under a seed that no exploiter has."""
-    victim = Run(
+    return Poison(_victim(setting), setting.profile.poison)
+
+
+def error_max(setting: Setting) -> Method:
+    """Huang et al.'s error-maximising noise, sample-wise: twenty steps away from the true label."""
+    epsilon = setting.loop.inner.epsilon
+    return Poison(_victim(setting), Pgd(epsilon, epsilon / 10, 20), shift=0)
+
+
+def error_max_class_wise(setting: Setting) -> Method:
+    """The same, one delta a class: one step a batch."""
+    epsilon = setting.loop.inner.epsilon
+    return Poison(
+        _victim(setting),
+        Pgd(epsilon, epsilon / 10, 1),
+        shift=0,
+        wise="class",
+        batch_size=setting.loop.inner_batch_size,
+    )
+
+
+def _victim(setting: Setting) -> Run:
+    """A training on the clean images, whose network is attacked."""
+    return Run(
         train=(Part(setting.data),),
         test=setting.data,
         net=setting.loop.net,
@@ -214,12 +257,16 @@ def adv_pois(setting: Setting) -> Method:
         seed=setting.seed + VICTIM_OFFSET,
         precision=setting.precision,
     )
-    return Poison(victim, setting.profile.poison)
 
 
 def random(setting: Setting) -> Method:
     """Uniform noise, sample-wise: what an equally large change does that nobody optimised."""
     return Random(setting.loop.inner.epsilon)
+
+
+def random_class_wise(setting: Setting) -> Method:
+    """Uniform noise, one delta a class (Huang et al.)."""
+    return Random(setting.loop.inner.epsilon, "class")
 
 
 VICTIM_OFFSET = 500_000  # an exploiter of the same seed must not start from the victim's weights
@@ -232,5 +279,8 @@ DEFENDERS: dict[str, Callable[[Setting], Method]] = {
     "ULEO-GrayAugs (released loop)": released_grayaugs,
     "ULEO class-wise": uleo_class_wise,
     "AdvPois": adv_pois,
+    "error-max": error_max,
+    "error-max class-wise": error_max_class_wise,
     "random": random,
+    "random class-wise": random_class_wise,
 }

@@ -5,7 +5,8 @@
     frame = lab.table(cells)                   # one row a training
     noise = lab.perturbation("ULEO")
 
-A cell is a `stages.Run` with its names. Products are explicit; means and pivots are pandas' work.
+A cell is a `stages.Run`, or an attack on its network, with its names. Products are explicit; means
+and pivots are pandas' work.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from ulelib.data import DataUnavailable, ImageSet, is_available
 from ulelib.defenders import CLEAN, DEFENDERS, Setting
 from ulelib.exploiters import EXPLOITERS, Recipe
 from ulelib.perturbation import EXPORTS, Perturbation
+from ulelib.pgd import ATTACKS
 from ulelib.profiles import PROFILES, Profile
 from ulelib.settings import Op, key_of
-from ulelib.stages import Data, Noise, Part, Run, Stage
+from ulelib.stages import Attacked, Data, Noise, Part, Run, Stage
 from ulelib.store import Store
 
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
@@ -35,9 +37,14 @@ SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: a training, and the names under which a page shows it."""
+    """One number of a table: a measurement, and the names under which a page shows it.
 
-    run: Run
+    Attributes:
+        setting: what else tells the numbers of a table apart, as in `published.csv`: the mixture,
+            the source network, the test.
+    """
+
+    stage: Run | Attacked
     data: str
     defender: str
     export: str
@@ -45,11 +52,34 @@ class Cell:
     exploiter: str
     net: str
     seed: int
+    setting: str = "-"
 
     @property
     def names(self) -> dict[str, Any]:
         """The columns under which it stands in a table."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "run"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stage"}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What an exploiter trains on, as shares of each class's training images (paper, section 5.4).
+
+    Attributes:
+        clean: from where to where they are clean; None: none are.
+        added: from where to where they are protected, by the noise of the whole set; for the
+            defender "clean" these are clean, too. None: none are added.
+    """
+
+    clean: tuple[float, float] | None = None
+    added: tuple[float, float] | None = stages.WHOLE
+
+    def parts(self, data: Data, noise: Noise | None, **published: Any) -> tuple[Part, ...]:
+        """The parts, clean ones first."""
+        parts = [] if self.clean is None else [Part(data, self.clean)]
+        if self.added is not None:
+            more = {} if noise is None else {"noise": noise, **published}
+            parts.append(Part(data, self.added, **more))
+        return tuple(parts)
 
 
 class Lab:
@@ -166,17 +196,24 @@ class Lab:
         source: Op | None = None,
         net: Op | None = None,
         recipe: Recipe | None = None,
+        mixture: Mixture = Mixture(),
+        setting: str = "-",
+        index: str = "own",
+        noise_after: bool = False,
     ) -> Cell:
         """One training, with its names.
 
         Args:
             defender: a key of `DEFENDERS`, or "clean"; with `noise`, any name for it.
             exploiter: a key of `EXPLOITERS`.
-            export: "exact" or "as_released"; of no effect on clean images.
+            export: a key of `perturbation.EXPORTS`; of no effect on clean images.
             seed: of defender and exploiter; the lab's first if None.
             noise: made in a way that has no name in `DEFENDERS`.
             data, source, net, recipe: data set, the defender's network, the exploiter's and its
                 training, if they are not the profile's.
+            mixture: which images are clean and which protected.
+            setting: the cell's name for what else is different.
+            index, noise_after: see `stages.Part` and `stages.Run`.
 
         Raises:
             ValueError: an unknown name.
@@ -184,7 +221,7 @@ class Lab:
         if exploiter not in EXPLOITERS:
             raise ValueError(f"exploiter {exploiter!r}; choose from {sorted(EXPLOITERS)}")
         if export not in EXPORTS:
-            raise ValueError(f"export {export!r}; choose from {EXPORTS}")
+            raise ValueError(f"export {export!r}; choose from {[*EXPORTS]}")
         profile, seed, data = self.profile, self._seed(seed), data or self.data
         clean = defender == CLEAN
         if clean and noise is not None:
@@ -193,16 +230,17 @@ class Lab:
             noise = self.noise(defender, seed, data=data, source=source)
         net = net or profile.loop.net
         run = Run(
-            train=(Part(data) if clean else Part(data, noise=noise, export=export),),  # type: ignore[arg-type]
+            train=mixture.parts(data, noise, export=export, index=index),
             test=data,
             exploiter=EXPLOITERS[exploiter],
             net=net,
             recipe=recipe or profile.recipe,
             seed=seed,
             precision=self.precision,
+            noise_after=noise_after,
         )
         return Cell(
-            run=run,
+            stage=run,
             data=data.name,
             defender=defender,
             export="-" if clean else export,
@@ -210,7 +248,25 @@ class Lab:
             exploiter=exploiter,
             net=str(net),
             seed=seed,
+            setting=setting,
         )
+
+    def attacked(self, cell: Cell, attack: str, setting: str | None = None) -> Cell:
+        """The network of a cell, measured on test images that were moved against it.
+
+        Args:
+            attack: a key of `pgd.ATTACKS`.
+            setting: the cell's name for it; "test ATTACK" if None, as in Table 7.
+
+        Raises:
+            ValueError: an unknown attack, or a cell that is one already.
+        """
+        if attack not in ATTACKS:
+            raise ValueError(f"attack {attack!r}; choose from {sorted(ATTACKS)}")
+        if not isinstance(cell.stage, Run):
+            raise ValueError("only the network of a training can be attacked")
+        stage = Attacked(cell.stage, ATTACKS[attack], cell.seed)
+        return replace(cell, stage=stage, setting=setting or f"test {attack}")
 
     def cells(
         self,
@@ -238,16 +294,20 @@ class Lab:
         """The measured cells, one a row; what is not in the store is computed first.
 
         Returns:
-            columns data, defender, export, source, exploiter, net, seed (the names); accuracy,
-            train_accuracy, curve, seconds (see `exploiters.Training`); chance, in percent; key,
-            commit, device and threads (who computed it).
+            columns data, defender, export, source, exploiter, net, seed, setting (the names);
+            accuracy, train_accuracy, curve, seconds (see `exploiters.Training`; an attack has
+            neither train_accuracy nor curve); chance, in percent; key, commit, device and threads
+            (who computed it).
         """
         wanted = list(cells)
-        plan.run(self.unknown(cell.run for cell in wanted), self.store)
+        plan.run(self.unknown(cell.stage for cell in wanted), self.store)
         self.shown |= dict.fromkeys(wanted)
-        self.made |= {stage: None for cell in wanted for stage in plan.stages_of([cell.run])}
+        self.made |= {stage: None for cell in wanted for stage in plan.stages_of([cell.stage])}
         return pd.DataFrame(
-            [results.row(cell.names, key_of(cell.run), self._record(cell.run)) for cell in wanted]
+            [
+                results.row(cell.names, key_of(cell.stage), self._record(cell.stage))
+                for cell in wanted
+            ]
         )
 
     def unknown(self, wanted: Iterable[Stage]) -> list[Stage]:
@@ -277,7 +337,7 @@ class Lab:
             "precision": self.precision,
             "train": [self.train_set.name, len(self.train_set)],
             "test": [self.test_set.name, len(self.test_set)],
-            "cells": [{**cell.names, "key": key_of(cell.run)} for cell in self.shown],
+            "cells": [{**cell.names, "key": key_of(cell.stage)} for cell in self.shown],
         }
         return results.save(told, self.records())
 

@@ -19,7 +19,13 @@ from torch.nn import functional as F
 from ulelib import views
 from ulelib.data import ImageSet
 
-EXPORTS = ("exact", "as_released")
+# How noise becomes uint8: with both signs or the positive one, rounded or truncated.
+EXPORTS = {
+    "exact": ("both", "rounded"),
+    "as_released": ("positive", "truncated"),
+    "positive": ("positive", "rounded"),
+    "truncated": ("both", "truncated"),
+}
 KINDS = ("sample_wise", "class_wise")
 CHUNK = 1000  # images at a time, where each would otherwise need its own float32 copy
 MOST_VALUES = 2**33  # of a file's delta: 32 GiB
@@ -121,7 +127,7 @@ class Perturbation:
 
         Args:
             images: all images that the noise was made for.
-            export: "exact" or "as_released".
+            export: a key of `EXPORTS`.
             rows: `(M,)` int64, which of them to publish; None: all.
 
         Raises:
@@ -135,6 +141,22 @@ class Perturbation:
         for into, (clean, part) in zip(protected.split(CHUNK), parts, strict=True):
             into.copy_(apply_delta(clean, self.of(images, part), self.epsilon, export))
         return replace(chosen, images=protected, name=f"{images.name}+{self.defender}")
+
+    def indexed_by_class(self, images: ImageSet) -> Perturbation:
+        """What the released ImageNet code made of sample-wise noise: an image of class c gets the
+        noise of image number c, whatever that image shows (`dataset.py:634`).
+
+        Args:
+            images: all images that the noise was made for.
+
+        Raises:
+            ValueError: it is class-wise already, does not fit, or there are more classes than
+                images.
+        """
+        self.check(images)
+        if self.kind == "class_wise" or len(images.classes) > len(self.delta):
+            raise ValueError("only sample-wise noise, of an image a class at least, has such rows")
+        return replace(self, delta=self.delta[: len(images.classes)].clone(), kind="class_wise")
 
     def save(self, path: Path) -> None:
         """Write a safetensors file: numbers and one JSON text, nothing that could run.
@@ -235,7 +257,8 @@ def apply_delta(
         epsilon: the bound that the 8-bit images keep too: |result - images| <= 255 * epsilon.
         export: "exact" keeps both signs and rounds. "as_released" is what the published code does
             (Unlearnable-Examples `dataset.py:385`, ULE-GrayAug `dataset.py:245`): negative noise
-            is set to zero before it is added, and the sum is truncated to uint8.
+            is set to zero before it is added, and the sum is truncated to uint8. "positive" and
+            "truncated" do one of the two.
 
     Returns:
         `(N, 3, H, W)` uint8.
@@ -244,7 +267,7 @@ def apply_delta(
         ValueError: unknown export, images that are not uint8, or a delta of another shape.
     """
     if export not in EXPORTS:
-        raise ValueError(f"export {export!r}; choose from {EXPORTS}")
+        raise ValueError(f"export {export!r}; choose from {[*EXPORTS]}")
     if images.dtype != torch.uint8 or delta.shape != images.shape:
         raise ValueError(
             f"images are {images.dtype} {tuple(images.shape)} and delta is {tuple(delta.shape)}; "
@@ -257,10 +280,14 @@ def apply_delta(
             f"epsilon is {255 * epsilon:.3g}/255: below one gray level, nothing of it is left in "
             "8-bit images"
         )
+    signs, cast = EXPORTS[export]
     levels = 255 * delta
-    if export == "as_released":
-        return (images + levels.clamp(0, 255)).clamp(0, 255).to(torch.uint8)
-    return (images + levels.round().clamp(-most, most)).clamp(0, 255).to(torch.uint8)
+    if signs == "positive":
+        levels = levels.clamp(min=0)
+    if cast == "rounded":
+        levels = levels.round()
+    # The cast to uint8 truncates: no change for whole numbers.
+    return (images + levels.clamp(-most, most)).clamp(0, 255).to(torch.uint8)
 
 
 def energy_shares(delta: torch.Tensor) -> dict[str, float]:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ STAGES = "stages.json"
 
 
 def row(names: dict[str, Any], key: str, stage: dict[str, Any]) -> dict[str, Any]:
-    """One training as a row of a table.
+    """One measurement as a row of a table.
 
     Args:
         names: under which a page shows it, see `lab.Cell`.
@@ -32,8 +33,10 @@ def row(names: dict[str, Any], key: str, stage: dict[str, Any]) -> dict[str, Any
     result, made = stage["result"], stage["made"]
     return {
         **names,
-        **{name: result[name] for name in ("accuracy", "train_accuracy", "seconds")},
-        "curve": tuple(result["curve"]),
+        "accuracy": result["accuracy"],
+        "train_accuracy": result.get("train_accuracy", math.nan),  # an attack has none
+        "seconds": result["seconds"],
+        "curve": tuple(result.get("curve", ())),
         "chance": result["chance"],
         "key": key,
         "commit": made["commit"],

@@ -21,6 +21,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -36,7 +37,7 @@ from ulelib.exploiters import Exploiter, Recipe, Training, accuracy, exploit, pr
 from ulelib.models import build_model, check_net
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
-from ulelib.settings import Count, Op, Seed, Share, key_of, op, settings
+from ulelib.settings import LATER, Count, Op, Seed, Share, key_of, op, settings
 from ulelib.store import Store, manifest
 
 T = TypeVar("T")
@@ -113,25 +114,37 @@ class Part:
     Attributes:
         noise: made for these images, or for more of the same data set, or class-wise.
         export: how noise becomes uint8, see `perturbation.apply_delta`.
+        index: whose sample-wise noise an image gets: its "own", or, by the slip of the released
+            ImageNet code (`dataset.py:634` of Unlearnable-Examples), that of the image whose number
+            is its "class": the noise becomes class-wise, made for ten images of any class.
     """
 
     data: Data
     take: tuple[Share, Share] = WHOLE
     noise: Noise | None = None
-    export: Literal["exact", "as_released"] = "exact"
+    export: Literal["exact", "as_released", "positive", "truncated"] = "exact"
+    index: Literal["own", "class"] = field(default="own", metadata=LATER)
 
     def __post_init__(self) -> None:
         _check_take(self)
         noise = self.noise
         if noise is None and self.export != "exact":
             raise ValueError("Part.export is for noise; clean images are published as they are")
+        if noise is None and self.index != "own":
+            raise ValueError("Part.index is for noise")
         if noise is not None and noise.data == self.data and not _within(self.take, noise.take):
             raise ValueError(f"Part.take is {self.take}, but the noise was made for {noise.take}")
 
 
 @settings
 class Run:
-    """A stage: a training on published images, measured on the test images of `test`."""
+    """A stage: a training on published images, measured on the test images of `test`.
+
+    Attributes:
+        noise_after: the noise is added after the exploiter's augmentation, always in the same
+            place, instead of being published in the images. No exploiter does that; Huang et al.'s
+            program keeps pictures and noise apart and does, where its notebook does not.
+    """
 
     train: tuple[Part, ...]
     test: Data
@@ -140,10 +153,13 @@ class Run:
     recipe: Recipe = Recipe()
     seed: Seed = 0
     precision: Precision = "float32"
+    noise_after: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("Run.train is empty: a training needs images")
+        if self.noise_after and self.exploiter.filters:
+            raise ValueError("Run.noise_after: noise that is added last cannot be filtered first")
         check_net(self.net)
 
 
@@ -315,6 +331,8 @@ def published(part: Part, store: Store) -> ImageSet:
     noise: Perturbation = load(part.noise, store)
     made_for = rows_of(whole, part.noise.take) if part.noise.data == part.data else rows
     protected = whole if len(made_for) == len(whole) else whole.select(made_for)
+    if part.index == "class":
+        noise = noise.indexed_by_class(protected)
     return noise.apply(protected, part.export, torch.searchsorted(made_for, rows))
 
 
@@ -356,6 +374,13 @@ def _keep_partial(error: NotConverged, path: Path) -> None:
 
 def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], None]) -> None:
     train = functools.reduce(data.mix, (published(part, store) for part in stage.train))
+    noise = None
+    if stage.noise_after:
+        bare = (
+            dataclasses.replace(p, noise=None, export="exact", index="own") for p in stage.train
+        )
+        clean = functools.reduce(data.mix, (published(part, store) for part in bare))
+        noise, train = train.images.to(torch.int16) - clean.images, clean
     training, model = exploit(
         train,
         images(stage.test, "test"),
@@ -364,6 +389,7 @@ def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], N
         stage.recipe,
         seed=stage.seed,
         precision=stage.precision,
+        noise=noise,
         report=report,
     )
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
@@ -386,7 +412,14 @@ def _write_attacked(
         attack=stage.attack,
         seed=stage.seed,
     )
-    _write_record(folder, {"accuracy": reached, "seconds": time.perf_counter() - started})
+    _write_record(
+        folder,
+        {
+            "accuracy": reached,
+            "chance": 100 / len(images(stage.run.test, "test").classes),
+            "seconds": time.perf_counter() - started,
+        },
+    )
 
 
 def _write_record(folder: Path, result: dict[str, Any]) -> None:

@@ -9,11 +9,16 @@ returns a `View`, and a line in that table.
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
 
 from ulelib.settings import Op, look_up
 
@@ -93,6 +98,45 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4
     return views
 
 
+def bit_depth(images: torch.Tensor, bits: int) -> torch.Tensor:
+    """Bit-depth reduction, round(x (2^b - 1)) / (2^b - 1): each channel takes the nearest of 2^b
+    values (Xu et al., "Feature Squeezing", NDSS 2018).
+
+    The paper's BDR (Tables 1 and 8) cites this and was released without code; later benchmarks
+    drop the low bits instead, which darkens.
+    """
+    top = 2**bits - 1
+    if images.dtype != torch.uint8:
+        return (images * top).round() / top
+    levels = (torch.arange(256) * top / 255).round() * 255 / top
+    return levels.round().to(torch.uint8).to(images.device)[images.int()]
+
+
+def jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """JPEG coding and decoding by Pillow, colour at half resolution, as most programs write it.
+
+    The first test of those who filter protected images (Liu et al., "Image Shortcut Squeezing",
+    ICML 2023, take quality 10). Float images pass through 8 bits.
+    """
+    levels = images if images.dtype == torch.uint8 else (255 * images).round().to(torch.uint8)
+    seen = torch.empty_like(levels)
+    for into, image in zip(seen, levels.cpu(), strict=True):  # it has no form for many pictures
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        into.copy_(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    return seen if images.dtype == torch.uint8 else (seen / 255).to(images.dtype)
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of `sigma` pixels, over a window of three sigmas each way.
+
+    The blur of later benchmarks, three pixels wide with a sigma of 0.1, changes nothing.
+    """
+    height, width = images.shape[2:]
+    window = 2 * min(math.ceil(3 * sigma), height - 1, width - 1) + 1  # reflected at the border
+    return gaussian_blur(images, [window, window], [sigma, sigma])
+
+
 def _identity() -> View:
     """The image itself: ULEO, and the standard exploiter."""
     return View(lambda images, _: images)
@@ -116,9 +160,33 @@ def _gray_crop_flip(padding: int = 4) -> View:
     return View(lambda images, generator: gray(aug(images, generator)), random=True, gray=True)
 
 
+def _bdr(bits: int = 2) -> View:
+    """Bit-depth reduction to 1 to 8 bits a channel; see `bit_depth`."""
+    if type(bits) is not int or bits not in range(1, 9):
+        raise ValueError(f"bdr: bits is {bits!r}: 1 to 8")
+    return View(lambda images, _: bit_depth(images, bits))
+
+
+def _jpeg(quality: int = 10) -> View:
+    """JPEG of quality 1 to 100; see `jpeg`."""
+    if type(quality) is not int or quality not in range(1, 101):
+        raise ValueError(f"jpeg: quality is {quality!r}: 1 to 100")
+    return View(lambda images, _: jpeg(images, quality))
+
+
+def _blur(sigma: float = 1.0) -> View:
+    """Gaussian blur of up to 16 pixels; see `blur`."""
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma <= 16:
+        raise ValueError(f"blur: sigma is {sigma!r}: above 0, and at most 16 pixels")
+    return View(lambda images, _: blur(images, float(sigma)))
+
+
 VIEWS: dict[str, Callable[..., View]] = {
     "identity": _identity,
     "gray": _gray,
     "crop_flip": _crop_flip,
     "gray_crop_flip": _gray_crop_flip,
+    "bdr": _bdr,
+    "jpeg": _jpeg,
+    "blur": _blur,
 }
