@@ -10,6 +10,7 @@ from ulelib import published as module
 from ulelib.published import (
     LABELS,
     Published,
+    compare,
     comparison_table,
     load,
     means,
@@ -275,18 +276,124 @@ def test_comparison_refuses_what_it_cannot_compare():
         comparison_table(RESULTS[:2])
     with pytest.raises(ValueError, match="several results"):
         comparison_table(pd.concat([RESULTS, frame_of(("ULEO", "gray", 50.0))]))
-    with pytest.raises(ValueError, match="several numbers"):
-        comparison_table(RESULTS, table="3")
-    with pytest.raises(ValueError, match="differences"):
-        comparison_table(RESULTS, table="4", setting="5% clean + 10%")
+    with pytest.raises(ValueError, match="no Table '11'"):
+        comparison_table(RESULTS, table="11")
+    mixed = RESULTS.assign(setting="5% clean + 10%").query("defender == 'ULEO'")
+    with pytest.raises(ValueError, match="no result on clean images for gray, 5% clean"):
+        whole = RESULTS.query("defender == 'clean'").assign(setting="-")
+        comparison_table(pd.concat([whole, mixed]), table="4")
 
 
-def test_another_table_by_its_setting():
-    frame = comparison_table(
-        RESULTS, table="3", model="resnet18", setting="generator resnet18"
-    ).set_index([("", "defender"), ("", "export")])
-    assert frame.loc[("ULEO-GrayAugs", "exact"), ("gray", "published")] == "28.97"
-    assert frame.loc[("clean", "-"), ("standard", "verdict")] == "reference"
+def row(defender, exploiter, accuracy, seed=0, net="convnet (a)", source="-", setting="-"):
+    columns = ["defender", "exploiter", "accuracy", "seed", "net", "source", "setting"]
+    values = [defender, exploiter, accuracy, seed, net, source, setting]
+    export = "-" if defender == "clean" else "as_released"
+    return dict(zip(columns, values, strict=True)) | {"export": export, "chance": 10.0}
+
+
+def test_source_and_exploiter_networks_find_their_number():
+    """Table 3: a narrow network stands for the whole one, and is measured by its own clean row."""
+    narrow = {"resnet18": "resnet18 (width 0.25)", "vgg11": "vgg11 (width 0.25)"}
+    rows = [
+        row("clean", "standard", 80 if m == "vgg11" else 90, net=net) for m, net in narrow.items()
+    ]
+    rows += [
+        row("ULEO-GrayAugs", exploiter, 30 if source == "vgg11" else 50, net=net, source=source)
+        for source in narrow.values()
+        for net in narrow.values()
+        for exploiter in ("standard", "gray")
+    ]
+    by = ["defender", "source", "net", "exploiter"]
+    found = compare(pd.DataFrame(rows), "3", by).set_index(["source", "net", "exploiter"])
+    assert found["value"].to_dict() == pytest.approx(
+        {
+            ("-", narrow["resnet18"], "standard"): math.nan,
+            ("-", narrow["vgg11"], "standard"): math.nan,
+            (narrow["resnet18"], narrow["resnet18"], "standard"): 28.35,
+            (narrow["resnet18"], narrow["resnet18"], "gray"): 28.97,
+            (narrow["resnet18"], narrow["vgg11"], "standard"): 33.07,
+            (narrow["resnet18"], narrow["vgg11"], "gray"): 28.78,
+            (narrow["vgg11"], narrow["resnet18"], "standard"): 11.47,
+            (narrow["vgg11"], narrow["resnet18"], "gray"): 11.14,
+            (narrow["vgg11"], narrow["vgg11"], "standard"): 14.50,
+            (narrow["vgg11"], narrow["vgg11"], "gray"): 13.23,
+        },
+        nan_ok=True,
+    )
+    cell = found.loc[(narrow["resnet18"], narrow["vgg11"], "gray")]
+    assert cell["retained"] == pytest.approx(40 / 70)  # of the VGG's own 80 %
+    assert cell["published_retained"] == pytest.approx((28.78 - 10) / (91.66 - 10))  # Table 6
+    laid_out = comparison_table(pd.DataFrame(rows), "3", ["source"], ["net", "exploiter"])
+    assert ("vgg11 (width 0.25), gray", "published") in laid_out.columns
+
+
+def test_differences_are_measured_by_the_clean_row_of_their_setting():
+    """Tables 4 and 9."""
+    mixed = "5% clean + 10%"
+    rows = [
+        row("clean", "standard", 86),
+        row("clean", "standard", 60, setting="5% clean"),
+        row("clean", "standard", 70, setting=mixed),
+        row("clean", "gray", 65, setting=mixed),
+        row("ULEO", "standard", 58, setting=mixed),
+        row("ULEO", "gray", 64, setting=mixed),
+    ]
+    by = ["defender", "setting", "exploiter"]
+    found = compare(pd.DataFrame(rows), "4", by).set_index(by)
+    cell = found.loc[("ULEO", mixed, "standard")]
+    assert (cell["points"], cell["value"], cell["unit"]) == (-12, -13.55, "points")
+    assert cell["retained"] == pytest.approx(48 / 60)
+    assert cell["published_retained"] == pytest.approx((80.83 - 13.55 - 10) / (80.83 - 10))
+    assert found.loc[("ULEO", mixed, "gray"), "points"] == -1
+    assert found.loc[("clean", "5% clean", "standard"), "value"] == 63.89
+    assert found.loc[("clean", mixed, "standard"), "retained"] == pytest.approx(60 / 76)
+    shown = comparison_table(pd.DataFrame(rows), "4", ["setting", "defender"], ["exploiter"])
+    told = shown.set_index([("", "setting"), ("", "defender")]).loc[(mixed, "ULEO")]
+    assert told[("standard", "measured")] == "-12.00 (1)"
+    assert told[("standard", "published")] == "-13.55"
+
+
+def test_attacked_networks_are_measured_by_that_of_clean_images():
+    """Table 7."""
+    rows = [row("clean", "standard", 86)]
+    for defender, accuracies in (("clean", (70, 40, 35)), ("ULEO", (69, 38, 25))):
+        settings = ("test clean", "test FGSM", "test PGD-20")
+        rows += [
+            row(defender, "at", accuracy, setting=setting)
+            for accuracy, setting in zip(accuracies, settings, strict=True)
+        ]
+    found = compare(pd.DataFrame(rows), "7", ["defender", "exploiter", "setting"])
+    cell = found.set_index(["defender", "setting"]).loc[("ULEO", "test PGD-20")]
+    assert cell["value"] == 40.34
+    assert cell["retained"] == pytest.approx(15 / 25)
+    assert cell["published_retained"] == pytest.approx(30.34 / 36.59)
+
+
+def test_every_printed_number_can_be_found_by_a_cell():
+    """Each of the 101 rows of `published.csv`, asked for under the names that a page gives it."""
+    frame = load()
+    for table, prints in frame.groupby("table"):
+        rows = [
+            row("clean", "standard", 90, net=net) for net in ("a", *prints["model"].unique()) if net
+        ]
+        for there in prints.itertuples():
+            by_source = there.setting.startswith("generator")
+            known = (there.defender, there.exploiter, there.model, there.setting)
+            if known[:2] == ("clean", "standard") and there.setting in ("", "ImageNet-100"):
+                continue
+            rows.append(
+                row(
+                    there.defender,
+                    there.exploiter,
+                    50,
+                    net=there.model or "resnet18",
+                    source=there.setting.removeprefix("generator ") if by_source else "-",
+                    setting="-" if by_source or not there.setting else there.setting,
+                )
+            )
+        by = ["defender", "exploiter", "net", "source", "setting"]
+        found = compare(pd.DataFrame(rows).drop_duplicates(by), table, by)
+        assert set(prints["value"]) == set(found["value"].dropna())
 
 
 def test_style_names_and_tints_verdicts():

@@ -32,8 +32,6 @@ from ulelib.profiles import Profile
 from ulelib.settings import LATER, Radius, op, settings
 from ulelib.stages import Data, Method, Part, Run
 
-CLEAN = "clean"
-
 
 @dataclass(frozen=True)
 class Setting:

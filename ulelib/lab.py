@@ -23,11 +23,12 @@ import pandas as pd
 
 from ulelib import machine, plan, results, stages
 from ulelib.data import DataUnavailable, ImageSet, is_available
-from ulelib.defenders import CLEAN, DEFENDERS, Setting
+from ulelib.defenders import DEFENDERS, Setting
 from ulelib.exploiters import EXPLOITERS, Recipe
 from ulelib.perturbation import EXPORTS, Perturbation
 from ulelib.pgd import ATTACKS
 from ulelib.profiles import PROFILES, Profile
+from ulelib.published import CLEAN
 from ulelib.settings import Op, key_of
 from ulelib.stages import Attacked, Data, Noise, Part, Run, Stage
 from ulelib.store import Store

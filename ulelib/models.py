@@ -55,14 +55,22 @@ def resnet18(classes: int = 10, width: float = 1.0, blocks: int = 2) -> nn.Modul
     return net.apply(_torch_initialisation)
 
 
-def densenet121(classes: int = 10, width: float = 1.0) -> nn.Module:
+def densenet121(
+    classes: int = 10, width: float = 1.0, blocks: tuple[int, int, int, int] = (6, 12, 24, 16)
+) -> nn.Module:
     """DenseNet-121 for 32x32 images (`DenseNet121` of the released code): 6,956,298 parameters.
 
     torchvision's network (growth rate 32) with a 3x3 stem of stride 1, neither normalised nor
-    pooled. `width` is a factor on the growth rate and the stem.
+    pooled.
+
+    Args:
+        width: factor on the growth rate and the stem.
+        blocks: layers of the four dense blocks, 1 to 64 each.
     """
+    if len(blocks) != 4 or any(number not in range(1, 65) for number in blocks):
+        raise ValueError(f"densenet121: blocks are {blocks}: four numbers, 1 to 64")
     growth = _scaled(32, width)
-    net = densenet.DenseNet(growth, (6, 12, 24, 16), 2 * growth, num_classes=classes)
+    net = densenet.DenseNet(growth, blocks, 2 * growth, num_classes=classes)
     net.features.conv0 = nn.Conv2d(3, 2 * growth, kernel_size=3, padding=1, bias=False)
     for name in ("norm0", "relu0", "pool0"):
         setattr(net.features, name, nn.Identity())
@@ -89,11 +97,17 @@ def linear(classes: int = 10, size: int = 32) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes))
 
 
-def mlp(classes: int = 10, width: float = 1.0) -> nn.Module:
+def mlp(classes: int = 10, width: float = 1.0, sigmoid: bool = True) -> nn.Module:
     """The paper's multi-layer perceptron (section 6.1), 3072-256-128-10: 820,874 parameters.
 
-    As released it ends in a sigmoid, under a cross-entropy loss; the paper does not say so.
+    Args:
+        width: factor on both hidden layers.
+        sigmoid: whether it ends in one, under a cross-entropy loss, as released (`MLP.py:18-22`);
+            the paper does not say so. Its logits then differ by 1 at most, so its loss cannot fall
+            below 1.46.
     """
+    if not isinstance(sigmoid, bool):
+        raise ValueError(f"mlp: sigmoid is {sigmoid!r}: True or False")
     first, second = _scaled(256, width), _scaled(128, width)
     return nn.Sequential(
         nn.Flatten(),
@@ -102,7 +116,7 @@ def mlp(classes: int = 10, width: float = 1.0) -> nn.Module:
         nn.Linear(first, second),
         nn.ReLU(),
         nn.Linear(second, classes),
-        nn.Sigmoid(),
+        *([nn.Sigmoid()] if sigmoid else []),
     )
 
 

@@ -11,12 +11,13 @@ tried.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ulelib.bilevel import Bilevel
 from ulelib.exploiters import Recipe
 from ulelib.pgd import Pgd
-from ulelib.settings import op
+from ulelib.settings import Op, op
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Profile:
         n_train: size of its stratified training subset, None for all.
         loop: Algorithm 1, its source network among it; the exploiter has the same network.
         poison: the steps of an attack on a trained network (AdvPois).
+        nets: the papers' networks, by their names in tables, as this profile has them; the fast
+            one of `loop.net` stands for ResNet-18 wherever a page names no network.
         recipe: the exploiter's training.
         precision: "float32", or "fastest": bfloat16 where the processor has it.
         seeds: how many seeds `make reproduce` runs for a page; for `05_grayaug` as many as the
@@ -40,6 +43,7 @@ class Profile:
     n_train: int | None
     loop: Bilevel
     poison: Pgd
+    nets: Mapping[str, Op]
     recipe: Recipe
     precision: str = "float32"
     seeds: int = 3
@@ -58,6 +62,13 @@ SMOKE = Profile(
         stop_error=0.002,
     ),
     poison=Pgd(step=1 / 255, steps=20, random_start=True),
+    nets={
+        "resnet18": op("resnet18", width=0.125, blocks=1),
+        "densenet121": op("densenet121", width=0.25, blocks=(1, 1, 1, 1)),
+        "vgg11": op("vgg11", width=0.125),
+        "mlp": op("mlp"),
+        "mlp without sigmoid": op("mlp", sigmoid=False),
+    },
     recipe=Recipe(
         epochs=8,
         batch_size=100,
@@ -85,6 +96,13 @@ CPU = Profile(
         inner_batch_size=250,
     ),
     poison=Pgd(step=0.8 / 255, steps=60, random_start=True),
+    nets={
+        "resnet18": op("resnet18", width=0.25, blocks=1),
+        "densenet121": op("densenet121", width=0.375, blocks=(1, 2, 4, 3)),
+        "vgg11": op("vgg11", width=0.25),
+        "mlp": op("mlp"),
+        "mlp without sigmoid": op("mlp", sigmoid=False),
+    },
     recipe=Recipe(
         epochs=10,
         batch_size=250,
@@ -104,6 +122,13 @@ PAPER = Profile(
     n_train=None,
     loop=Bilevel(),
     poison=Pgd(step=0.4 / 255, steps=250, random_start=True),
+    nets={
+        "resnet18": op("resnet18"),
+        "densenet121": op("densenet121"),
+        "vgg11": op("vgg11"),
+        "mlp": op("mlp"),
+        "mlp without sigmoid": op("mlp", sigmoid=False),
+    },
     recipe=Recipe(),
 )
 

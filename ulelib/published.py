@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ CONFIDENCE = 0.95
 ENOUGH = 3  # runs from which on an interval decides
 ABSENT = "—"
 REFERENCE = "reference"
+CLEAN = "clean"
 
 # Light tints that stay apart for colour-blind readers; the cell says the word as well.
 _TINTS = {
@@ -263,78 +264,142 @@ def _half_width(one: tuple[float, int], two: tuple[float, int]) -> float:
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(variance))
 
 
-def comparison_table(
+def compare(
     frame: pd.DataFrame,
-    table: str = "2",
-    rows: Sequence[str] = ("defender", "export"),
-    **where: str,
+    table: str,
+    by: Sequence[str] = ("defender", "export", "exploiter"),
 ) -> pd.DataFrame:
-    """Measured beside published, one row for each defender and export, in the paper's order.
+    """Every measured cell beside the published number that it stands for, one a row.
 
-    A variant of a defender, "ULEO-GrayAugs (released loop)", is compared with that defender's row.
+    A cell stands for the number of its defender, exploiter, network and setting. A variant, such as
+    "ULEO-GrayAugs (released loop)" or "at (released)", stands for the row of its name up to " (";
+    the fast network of the small profiles for the paper's ResNet-18; a narrow network for the whole
+    one. In Tables 3 and 6 the setting is the source network.
+
+    What protection leaves is measured by the clean accuracy of the standard exploiter with the same
+    network; in Tables 4, 7 and 9 by clean images in the same setting with the same exploiter.
+    Where the paper prints a difference (Tables 4 and 9), it is added to its clean row.
 
     Args:
-        frame: of `Lab.table`; must hold the standard exploiter on clean images.
-        table: the published table; a cell it lacks shows a dash.
-        rows: the columns that tell the table's rows apart.
-        where: other columns that single out one number a cell, e.g. `model="resnet18"`.
+        frame: of `Lab.table`; must hold the standard exploiter on clean images. Columns net, source
+            and setting may be missing.
+        table: the published table.
+        by: the columns that make a cell.
 
     Returns:
-        columns ("", name) for `rows` and, for each exploiter, (exploiter, "measured") as
-        "mean ± std (n)" with the sample std ("mean (1)" for one run), (exploiter, "published"),
-        (exploiter, "verdict") and (exploiter, "interval"), the difference of the shares left.
+        columns `by`; mean, std, n, values (see `measured`); of the print, NaN or "" where there is
+        none: value, printed_std, printed_n, unit, model, published_setting; points, our difference
+        from clean where the paper prints one; and of the verdict: label ("" without a print,
+        "reference" for what others are measured by), retained, published_retained, low, high.
 
     Raises:
-        ValueError: no result of the standard exploiter on clean images; the table prints
-            differences or several numbers for a cell; two results for one cell and seed.
+        ValueError: no result of the standard exploiter on clean images; several results for one
+            cell and seed; no such table.
     """
-    cells = measured(frame, [*rows, "exploiter"])
-    clean = frame.query("defender == 'clean' and exploiter == 'standard'")
-    if clean.empty:
+    frame = frame.assign(
+        **{name: "-" for name in ("net", "source", "setting") if name not in frame}
+    )
+    prints = _select(table, {})
+    whole = frame.query("defender == 'clean' and exploiter == 'standard' and setting == '-'")
+    if whole.empty:
         raise ValueError(
             "no result of the standard exploiter on clean images, by which all others are "
             'measured: add lab.cells(["clean"], ["standard"])'
         )
-    prints = _prints(table, where)
-    reference = prints.loc[("clean", "standard")]
-    shielded = cells[cells.index.get_level_values("defender") != "clean"]
-    pooled = _pooled(shielded)
+    cells = measured(frame, by)
+    names_of = ["defender", "exploiter", "net", "source", "setting"]
+    about = frame.groupby([*by], sort=False)[names_of].first().loc[cells.index]
+    pooled = _pooled(cells[about["defender"] != CLEAN])
     lines = []
-    for key in _ordered(cells, rows, prints):
-        line: dict[tuple[str, str], str] = dict(
-            zip([("", name) for name in rows], key, strict=True)
-        )
-        for exploiter in frame["exploiter"].unique():
-            found = (*key, exploiter) in cells.index
-            defender = key[rows.index("defender")]
-            printed = (row_of(defender), exploiter) in prints.index
-            column = dict.fromkeys(("measured", "published", "verdict", "interval"), ABSENT)
-            if found:
-                own = cells.loc[(*key, exploiter)]
-                column["measured"] = _text(own)
-            if printed:
-                there = prints.loc[(row_of(defender), exploiter)]
-                column["published"] = _print(_published(there))
-            if found and printed:
+    for key, cell in cells.iterrows():
+        names = about.loc[key]
+        there = _printed_for(prints, names)
+        line = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)) | dict(cell)
+        line |= {"label": "", "unit": "", "model": "", "published_setting": ""}
+        if there is not None:
+            ours, theirs = _references(frame, whole, prints, names, there)
+            is_reference = there.name == theirs.name  # the same row of `published.csv`
+            line |= {
+                "value": float(there["value"]),
+                "printed_std": float(there["std"]),
+                "printed_n": None if pd.isna(there["n"]) else int(there["n"]),
+                "unit": there["unit"],
+                "model": there["model"],
+                "published_setting": there["setting"],
+                "label": REFERENCE,
+            }
+            printed = _published(there)
+            if there["unit"] == "points":
+                line["points"] = line["mean"] - ours
+                printed = replace(printed, value=theirs["value"] + printed.value)
+            if not is_reference:
                 told = verdict(
-                    own["values"],
-                    float(clean["accuracy"].mean()),
-                    float(clean["chance"].iloc[0]),
-                    _published(there),
-                    reference["value"],
+                    cell["values"],
+                    ours,
+                    float(whole["chance"].iloc[0]),
+                    printed,
+                    theirs["value"],
                     there["chance"],
-                    pooled=pooled if defender != "clean" else None,
-                    protected=defender != "clean",
+                    pooled=pooled if names["defender"] != CLEAN else None,
+                    protected=names["defender"] != CLEAN,
                 )
-                is_reference = (defender, exploiter) == ("clean", "standard")
-                column["verdict"] = REFERENCE if is_reference else told.label
-                if told.low is not None and not is_reference:
-                    column["interval"] = f"{told.low:+.2f} to {told.high:+.2f}"
-            line |= {(exploiter, name): text for name, text in column.items()}
+                line |= {
+                    name: getattr(told, name)
+                    for name in ("label", "retained", "published_retained", "low", "high")
+                }
         lines.append(line)
-    compared = pd.DataFrame(lines)
-    compared.columns = pd.MultiIndex.from_tuples([*compared.columns])
-    return compared
+    told_of = "mean std n values value printed_std printed_n unit model published_setting points "
+    told_of += "label retained published_retained low high"
+    compared = pd.DataFrame(lines).reindex(columns=[*by, *told_of.split()])
+    order = list(dict.fromkeys(prints["defender"]))
+
+    def rank(place: int) -> tuple[int, str]:
+        """In the paper's order of defenders, a variant behind its own, others at the end."""
+        name = about["defender"].iloc[place]
+        return (order.index(row_of(name)) if row_of(name) in order else len(order), name)
+
+    return compared.iloc[sorted(range(len(compared)), key=rank)].reset_index(drop=True)
+
+
+def comparison_table(
+    frame: pd.DataFrame,
+    table: str = "2",
+    rows: Sequence[str] = ("defender", "export"),
+    columns: Sequence[str] = ("exploiter",),
+) -> pd.DataFrame:
+    """Measured beside published, a table as the paper prints it: `compare`, laid out.
+
+    Args:
+        frame, table: see `compare`; a cell that the table lacks shows a dash.
+        rows: the columns that tell the table's rows apart.
+        columns: those that tell its columns apart.
+
+    Returns:
+        columns ("", name) for `rows` and, for each of `columns`, (its name, "measured") as
+        "mean ± std (n)" with the sample std ("mean (1)" for one run), or the difference from clean
+        where the paper prints one; (name, "published"), (name, "verdict") and (name, "interval"),
+        of the difference of the shares left.
+
+    Raises:
+        ValueError: see `compare`.
+    """
+    compared = compare(frame, table, [*rows, *columns])
+    heads = compared[[*columns]].astype(str).agg(", ".join, axis=1)
+    lines: dict[Any, dict[tuple[str, str], str]] = {}
+    for (_, cell), head in zip(compared.iterrows(), heads, strict=True):
+        key = tuple(cell[[*rows]])
+        blank = {
+            (other, name): ABSENT
+            for other in heads.unique()
+            for name in ("measured", "published", "verdict", "interval")
+        }
+        names = dict(zip([("", name) for name in rows], key, strict=True))
+        lines.setdefault(key, names | blank).update(
+            {(head, name): text for name, text in _texts(cell).items()}
+        )
+    laid_out = pd.DataFrame(list(lines.values()))
+    laid_out.columns = pd.MultiIndex.from_tuples([*laid_out.columns])
+    return laid_out
 
 
 def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -443,21 +508,67 @@ def _select(table: str, where: Mapping[str, str]) -> pd.DataFrame:
     return rows
 
 
-def _prints(table: str, where: Mapping[str, str]) -> pd.DataFrame:
-    """The published numbers of a table by (defender, exploiter); the clean one always there."""
-    rows = _select(table, where)
-    if "points" in set(rows["unit"]):
-        raise ValueError(f"Table {table} prints differences, not accuracies")
-    several = rows[rows.duplicated(["defender", "exploiter"], keep=False)]
-    if len(several):
-        raise ValueError(
-            f"Table {table} has several numbers for a cell; choose by model= or setting=: "
-            f"{sorted(set(several['model']))}, {sorted(set(several['setting']))}"
+def model_of(net: str) -> str:
+    """The paper's network that one of ours stands for, by its name in a table.
+
+    `convnet`, the fast one, stands for ResNet-18, and a network of other width for the whole one.
+    """
+    name = net.split(" (")[0]
+    return "resnet18" if name in ("convnet", "-") else name
+
+
+def _printed_for(prints: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any] | None:
+    """The one print that a cell stands for; None where its table has none."""
+    by_source = prints["setting"].str.startswith("generator").any()
+    settings = prints["setting"].unique()
+    setting = names["setting"]
+    if setting == "-":
+        setting = settings[0] if len(settings) == 1 else ""
+        if by_source and names["defender"] != CLEAN:
+            setting = f"generator {model_of(names['source'])}"
+    fits = prints[
+        (prints["defender"] == row_of(names["defender"]))
+        & (prints["exploiter"] == row_of(names["exploiter"]))
+        & prints["model"].isin((model_of(names["net"]), ""))
+        & (prints["setting"] == setting)
+    ]
+    return None if fits.empty else fits.iloc[0]
+
+
+def _references(
+    frame: pd.DataFrame,
+    whole: pd.DataFrame,
+    prints: pd.DataFrame,
+    names: pd.Series[Any],
+    there: pd.Series[Any],
+) -> tuple[float, pd.Series[Any]]:
+    """The clean accuracies by which a cell and its print are measured: ours, and the print."""
+    clean = prints[prints["defender"] == CLEAN]
+    own = clean[
+        (clean["exploiter"] == there["exploiter"])
+        & (clean["setting"] == there["setting"])
+        & (clean["model"] == there["model"])
+    ]
+    if there["table"] in ("4", "7", "9") and names["defender"] != CLEAN:
+        alike = (
+            (frame["defender"] == CLEAN)
+            & (frame["exploiter"] == names["exploiter"])
+            & (frame["setting"] == names["setting"])
         )
-    if not ((rows["defender"] == "clean") & (rows["exploiter"] == "standard")).any():
-        clean = _select("1", {"defender": "clean", "exploiter": "standard"})
-        rows = pd.concat([rows, clean])
-    return rows.set_index(["defender", "exploiter"])
+        if not alike.any():
+            raise ValueError(
+                f"no result on clean images for {names['exploiter']}, {names['setting']}, by which "
+                f"those of {names['defender']} are measured"
+            )
+        return float(frame.loc[alike, "accuracy"].mean()), own.iloc[0]
+    same = whole[whole["net"] == names["net"]]
+    ours = float((same if len(same) else whole)["accuracy"].mean())
+    model = there["model"]
+    standard = clean[(clean["exploiter"] == "standard") & clean["model"].isin((model, ""))]
+    standard = standard[~standard["setting"].str.contains("clean|test")]
+    if standard.empty:  # the table has no such row: Table 6 has every network's
+        standard = _select("6", {"defender": CLEAN, "model": model})
+    return ours, standard.iloc[0]
 
 
 def _published(row: pd.Series[Any]) -> Published:
@@ -480,30 +591,20 @@ def _pooled(cells: pd.DataFrame) -> tuple[float, int] | None:
     return math.sqrt((freedom * several["std"] ** 2).sum() / degrees), degrees
 
 
-def _ordered(
-    cells: pd.DataFrame, rows: Sequence[str], prints: pd.DataFrame
-) -> list[tuple[str, ...]]:
-    """Distinct row keys, in the paper's order of defenders (others behind), then as they came."""
-    keys = list(dict.fromkeys(key[:-1] for key in cells.index))
-    order = list(dict.fromkeys(prints.index.get_level_values("defender")))
-    place = rows.index("defender")
-
-    def rank(key: tuple[str, ...]) -> tuple[int, str]:
-        row = row_of(key[place])
-        return (order.index(row) if row in order else len(order), key[place])
-
-    return sorted(keys, key=rank)
-
-
-def _text(cell: pd.Series[Any]) -> str:
+def _texts(cell: pd.Series[Any]) -> dict[str, str]:
+    """A cell of `compare`, as a table shows it."""
     spread = "" if cell["n"] == 1 else f" ± {cell['std']:.2f}"
-    return f"{cell['mean']:.2f}{spread} ({cell['n']})"
-
-
-def _print(number: Published) -> str:
-    std = "" if number.std is None else f" ± {number.std:.2f}"
-    n = "" if number.n is None else f" ({number.n})"
-    return f"{number.value:.2f}{std}{n}"
+    in_points = cell["unit"] == "points"
+    value = f"{cell['points']:+.2f}" if in_points else f"{cell['mean']:.2f}"
+    texts = {"measured": f"{value}{spread} ({cell['n']})"}
+    if cell["label"]:
+        std = "" if pd.isna(cell["printed_std"]) else f" ± {cell['printed_std']:.2f}"
+        n = "" if pd.isna(cell["printed_n"]) else f" ({cell['printed_n']:.0f})"
+        printed = f"{cell['value']:+.2f}" if in_points else f"{cell['value']:.2f}"
+        texts |= {"published": f"{printed}{std}{n}", "verdict": cell["label"]}
+    if not pd.isna(cell["low"]):
+        texts["interval"] = f"{cell['low']:+.2f} to {cell['high']:+.2f}"
+    return texts
 
 
 def _tint(cell: object) -> str:
