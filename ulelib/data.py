@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torchvision.transforms.functional import InterpolationMode, resize
 from tqdm import tqdm
 
 from ulelib import cifar, pictures, shapes
@@ -23,6 +24,7 @@ from ulelib.cifar import DataUnavailable
 __all__ = ["DataUnavailable", "ImageSet", "image_folder", "load", "mix", "save_folder"]
 
 SPLITS = ("train", "test")
+OF_ONE_SIZE = ("shapes", *cifar.CLASSES)  # 32x32
 SHAPES = {"train": (4000, 0), "test": (1000, 1)}  # number and seed
 TEST_FOLDERS = ("test", "val")  # of a folder of pictures
 
@@ -110,8 +112,10 @@ def load(name: str, split: str, download: bool = True, size: int | None = None) 
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; choose from {SPLITS}")
-    if name in ("shapes", *cifar.CLASSES) and size not in (None, 32):
-        raise ValueError(f"the images of {name} are 32x32; a size of {size} is for pictures")
+    if name in OF_ONE_SIZE and size not in (None, 32):
+        raise ValueError(
+            f"the images of {name} are 32x32; a size of {size} is for pictures. `resized` enlarges"
+        )
     if name == "shapes":
         return ImageSet(*shapes.draw(*SHAPES[split]), shapes.CLASSES, name)
     if name in cifar.CLASSES:
@@ -193,6 +197,15 @@ def stratified_subset(images: ImageSet, n: int, seed: int) -> ImageSet:
         chosen.append(members[torch.randperm(len(members), generator=generator)[:share]])
     indices = torch.cat(chosen)
     return images.select(indices[torch.randperm(n, generator=generator)])
+
+
+def resized(images: ImageSet, size: int) -> ImageSet:
+    """All images at `size` x `size` pixels, bicubic, as the upsampled CIFAR-10 of Figure 13."""
+    made = [
+        resize(part, [size, size], InterpolationMode.BICUBIC)  # antialiased, rounded, in [0, 255]
+        for part in images.images.split(1000)
+    ]
+    return replace(images, images=torch.cat(made), name=f"{images.name}, {size} pixels")
 
 
 def check_classes(images: ImageSet) -> None:

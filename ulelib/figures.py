@@ -466,6 +466,39 @@ def _diamond(axis: Axes, value: float, std: float, y: float) -> None:
     )
 
 
+def sweep(
+    frame: pd.DataFrame, x: str, label: str = "defender", xlabel: str | None = None
+) -> Figure:
+    """Clean test accuracy over a quantity, e.g. the share of protected data: every run, and means.
+
+    Args:
+        frame: of `Lab.table`, with a column of numbers `x`.
+        x: that column.
+        label: the column that gives each line.
+        xlabel: of the axis; the column's name if None.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if frame.empty:
+        raise ValueError("no runs to draw")
+    figure, axis = plt.subplots(figsize=(5.6, 3.7), layout="constrained")
+    styles = _styles(frame[label].unique())
+    for line, runs in frame.groupby(label, sort=False):
+        style, mean = styles[str(line)], runs.groupby(x)["accuracy"].mean()
+        axis.plot(mean.index, mean, label=str(line), **style)
+        axis.plot(
+            runs[x], runs["accuracy"], linestyle="", marker=".", color=style["color"], alpha=0.5
+        )
+    chance = frame["chance"].iloc[0]
+    axis.axhline(chance, color="0.4", linestyle=(0, (2, 2)), linewidth=1, label="chance")
+    axis.set(xlabel=xlabel or x, ylabel="clean test accuracy (%)", ylim=(0, 100))
+    axis.set_xticks(sorted(frame[x].unique()))
+    columns = min(frame[label].nunique() + 1, 3)
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
+    return _closed(figure)
+
+
 def convergence(
     rounds: Mapping[str, Sequence[float]], stop: float, title: str | None = None
 ) -> Figure:

@@ -74,6 +74,11 @@ class Mixture:
     clean: tuple[float, float] | None = None
     added: tuple[float, float] | None = stages.WHOLE
 
+    @property
+    def share(self) -> float:
+        """How much of the images is trained on."""
+        return sum(high - low for low, high in filter(None, (self.clean, self.added)))
+
     def parts(self, data: Data, noise: Noise | None, **published: Any) -> tuple[Part, ...]:
         """The parts, clean ones first."""
         parts = [] if self.clean is None else [Part(data, self.clean)]
@@ -211,7 +216,8 @@ class Lab:
             seed: of defender and exploiter; the lab's first if None.
             noise: made in a way that has no name in `DEFENDERS`.
             data, source, net, recipe: data set, the defender's network, the exploiter's and its
-                training, if they are not the profile's.
+                training, if they are not the profile's (which is longer on fewer images, see
+                `Profile.recipe_for`).
             mixture: which images are clean and which protected.
             setting: the cell's name for what else is different.
             index, noise_after: see `stages.Part` and `stages.Run`.
@@ -235,7 +241,7 @@ class Lab:
             test=data,
             exploiter=EXPLOITERS[exploiter],
             net=net,
-            recipe=recipe or profile.recipe,
+            recipe=recipe or profile.recipe_for(mixture.share),
             seed=seed,
             precision=self.precision,
             noise_after=noise_after,

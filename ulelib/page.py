@@ -15,7 +15,7 @@ from IPython import get_ipython
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-from ulelib import machine, results
+from ulelib import claims, machine, results
 from ulelib.lab import Lab
 
 
@@ -167,6 +167,18 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
         f"{', '.join(devices)}, by the code of commit{'s' * (len(commits) > 1)} "
         f"{', '.join(commits)}."
     )
+
+
+def judged(lab: Lab, name: str) -> Styler:
+    """The claims that a page's record judges, with what it says of them.
+
+    Args:
+        name: the page, saved before (`Lab.save`).
+    """
+    ledger = claims.judge(lab.profile.name)
+    told = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
+    lines = told[told["page"] == name].merge(ledger, on="id")
+    return claims.style(lines, f"Claims judged by this page; {caption(lab)}")
 
 
 def times(profile: str) -> Styler:

@@ -11,13 +11,14 @@ tried.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ulelib.bilevel import Bilevel
 from ulelib.exploiters import Recipe
 from ulelib.pgd import Pgd
-from ulelib.settings import Op, op
+from ulelib.settings import Op, Share, op
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Profile:
         nets: the papers' networks, by their names in tables, as this profile has them; the fast
             one of `loop.net` stands for ResNet-18 wherever a page names no network.
         recipe: the exploiter's training.
+        steps_at_least: a training on a part of the images gets more epochs, until it has this share
+            of the steps of a training on all of them; 0 leaves the epochs as they are.
         precision: "float32", or "fastest": bfloat16 where the processor has it.
         seeds: how many seeds `make reproduce` runs for a page; for `05_grayaug` as many as the
             paper, five, but in `smoke`.
@@ -45,8 +48,14 @@ class Profile:
     poison: Pgd
     nets: Mapping[str, Op]
     recipe: Recipe
+    steps_at_least: Share = 0.0
     precision: str = "float32"
     seeds: int = 3
+
+    def recipe_for(self, share: float) -> Recipe:
+        """The recipe for a training on a share of the images, see `steps_at_least`."""
+        longer = max(1.0, self.steps_at_least / share)
+        return replace(self.recipe, epochs=math.ceil(self.recipe.epochs * longer - 1e-9))
 
 
 SMOKE = Profile(
@@ -78,6 +87,7 @@ SMOKE = Profile(
         label_smoothing=0.1,
         curve_images=1000,
     ),
+    steps_at_least=0.5,
     precision="fastest",
     seeds=1,
 )
@@ -113,6 +123,7 @@ CPU = Profile(
         clip=None,
         flip_at_test=True,
     ),
+    steps_at_least=0.5,
     precision="fastest",
 )
 

@@ -238,7 +238,7 @@ def verdict(
     else:
         their_std = published.std / (published_clean - published_chance)
         freedom = max(1, their_n - 1)
-    half = _half_width((our_std / math.sqrt(n), n - 1), (their_std / math.sqrt(their_n), freedom))
+    half = half_width((our_std / math.sqrt(n), n - 1), (their_std / math.sqrt(their_n), freedom))
     low, high = difference - half, difference + half
     if low >= -MARGIN and high <= MARGIN:
         label = "reproduced"
@@ -250,7 +250,7 @@ def verdict(
     return Verdict(label, mean, std, n, ours, theirs, low, high)
 
 
-def _half_width(one: tuple[float, int], two: tuple[float, int]) -> float:
+def half_width(one: tuple[float, int], two: tuple[float, int]) -> float:
     """Of the Welch interval of the difference of two means.
 
     Args:

@@ -53,7 +53,8 @@ class Data:
     Attributes:
         name: as `data.load` takes it: "cifar10", "shapes", or a folder of pictures.
         n: size of a stratified training subset; None: all.
-        size: height and width to which pictures are brought; None: their own (32 for a folder).
+        size: height and width to which pictures are brought, CIFAR's by `data.resized`; None:
+            their own (32 for a folder).
         seed: which subset.
         content: fingerprints of training and test images, as `data_set` fills them in. A stage
             that finds other images under the same name refuses to compute; "" asks for no proof.
@@ -279,9 +280,12 @@ def images(wanted: Data, split: str) -> ImageSet:
         ValueError: other images than `wanted.content` says.
         data.DataUnavailable: see `data.load`.
     """
-    found = data.load(wanted.name, split, size=wanted.size)
+    enlarged = wanted.name in data.OF_ONE_SIZE and wanted.size not in (None, 32)
+    found = data.load(wanted.name, split, size=None if enlarged else wanted.size)
     if split == "train" and wanted.n is not None:
         found = data.stratified_subset(found, wanted.n, wanted.seed)
+    if enlarged and wanted.size:
+        found = data.resized(found, wanted.size)
     if wanted.content and found.fingerprint not in wanted.content.split():
         raise ValueError(
             f"the {split} images of {wanted.name} are not those that this was planned for "

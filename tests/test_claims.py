@@ -1,0 +1,189 @@
+"""The claims ledger: its data, and the rule that judges it."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ulelib import claims
+from ulelib.claims import LEANS, judge, verdicts, words
+
+TEST = {
+    "left": {"defender": "ULEO", "export": "as_released", "exploiter": "gray"},
+    "right": {"defender": "clean", "exploiter": "gray"},
+    "at_least": -8.0,
+}
+
+
+def claim(*tests: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    given = {"id": "a", "sentence": "S.", "source": "T", "page": "p", "fixed": "before"}
+    return given | ({"test": list(tests)} if tests else {}) | changes
+
+
+def rows(defender: str, exploiter: str, *accuracies: float, **names: str) -> list[dict[str, Any]]:
+    given = {"export": "-" if defender == "clean" else "as_released", "net": "n", "source": "-"}
+    return [
+        {"defender": defender, "exploiter": exploiter, "seed": seed, "accuracy": accuracy}
+        | {"curve": (accuracy + 5, accuracy - 1), "setting": "-"}
+        | given
+        | names
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Judges claims by the rows of a page "p"."""
+
+    def judge_by(told: list[dict[str, Any]], *known: dict[str, Any]) -> pd.DataFrame:
+        for one in known:
+            claims._check(one)
+        monkeypatch.setattr(claims, "load", lambda: known)
+        monkeypatch.setattr(claims.results, "pages", lambda profile: ["p"])
+        frame = pd.DataFrame(told)
+        monkeypatch.setattr(claims.results, "read", lambda page, profile: (frame, {}))
+        return judge("cpu")
+
+    return judge_by
+
+
+def test_the_ledger_covers_the_papers() -> None:
+    known = claims.load()
+    assert len(known) >= 30
+    sources = " ".join(one["source"] for one in known)
+    for number in range(1, 10):
+        assert re.search(rf"Tables? [\d, and]*{number}", sources), f"Table {number}"
+    for part in ("Huang", "section 1", "section 7", "Figure 3", "Figure 4", "Figure 6"):
+        assert part in sources
+    for one in known:
+        assert re.fullmatch(r"[a-z0-9-]+", one["id"]) and one["sentence"].endswith(".")
+
+
+def test_every_claim_of_a_recorded_page_finds_its_rows() -> None:
+    """A selector with a slip would say "not tested" for ever."""
+    recorded = set(claims.results.pages("cpu"))
+    pages = {one["id"]: one["page"] for one in claims.load() if "page" in one}
+    ledger = judge("cpu")
+    missed = ledger[ledger["outcome"] == claims.NOT_TESTED]
+    assert not [i for i in missed["id"] if pages[i] in recorded]
+
+
+CLEAN = rows("clean", "gray", 80.0, 81.0, 82.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "outcome"),
+    [
+        ((78.0, 79.0, 80.0), "holds"),  # -2, and the interval within the bound
+        ((60.0, 61.0, 62.0), "fails"),
+        ((70.0, 73.0, 76.0), "open"),
+        ((79.0,), LEANS[True]),
+        ((60.0, 61.0), LEANS[False]),
+        ((), "not tested"),
+    ],
+)
+def test_outcome_of_a_predicate(judged: Any, accuracies: tuple[float, ...], outcome: str) -> None:
+    told = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(TEST))
+    assert told["outcome"].tolist() == [outcome]
+    assert told["n"].tolist() == [len(accuracies)]
+
+
+def test_the_interval_is_welchs(judged: Any) -> None:
+    ours = [70.0, 73.0, 77.0, 71.0]
+    (line,) = judged([*CLEAN, *rows("ULEO", "gray", *ours)], claim(TEST)).to_dict("records")
+    expected = stats.ttest_ind(ours, [80.0, 81.0, 82.0], equal_var=False).confidence_interval(0.95)
+    assert (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
+    assert line["difference"] == pytest.approx(72.75 - 81)
+
+
+def test_one_side_alone_is_a_value(judged: Any) -> None:
+    test = {"left": TEST["right"], "at_most": 90, "at_least": 70}
+    (line,) = judged(CLEAN, claim(test)).to_dict("records")
+    half = stats.t.ppf(0.975, 2) / math.sqrt(3)
+    assert (line["difference"], line["high"]) == pytest.approx((81, 81 + half))
+    assert line["outcome"] == "holds"
+
+
+def test_a_curve_has_a_best_and_a_last_point(judged: Any) -> None:
+    for value, expected in (("best", 86.0), ("last", 80.0), ("accuracy", 81.0)):
+        test = {"left": TEST["right"], "at_least": 0, "value": value}
+        (line,) = judged(CLEAN, claim(test)).to_dict("records")
+        assert line["difference"] == expected
+
+
+def test_a_setting_that_is_not_named_is_the_plain_one(judged: Any) -> None:
+    other = rows("clean", "gray", 10.0, 10.0, 10.0, setting="5% clean")
+    test = {"left": TEST["right"], "at_least": 0}
+    (line,) = judged([*CLEAN, *other], claim(test)).to_dict("records")
+    assert line["difference"] == 81
+    with pytest.raises(ValueError, match="several results for one seed"):
+        judged([*CLEAN, *rows("clean", "gray", 5.0, net="other")], claim(test))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ({"": ["holds"]}, "holds"),
+        ({"": ["holds", "fails"]}, "does not hold"),
+        ({"": ["holds", "open"]}, "open"),
+        ({"exact": ["fails"], "as released": ["holds", "holds"]}, "holds only as released"),
+        ({"exact": ["holds"], "as released": ["holds"]}, "holds"),
+        ({"exact": ["fails"], "as released": ["open"]}, "open"),
+        ({"": [LEANS[True], LEANS[True]]}, "open, leans to yes"),
+        ({"": [LEANS[True], LEANS[False]]}, "open, leans to no"),
+        ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open"),
+        ({"": ["holds", "not tested"]}, "not tested"),
+    ],
+)
+def test_verdict_of_a_claim(
+    outcomes: dict[str, list[str]], verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "load", lambda: (claim(TEST),))
+    lines = [
+        {"id": "a", "under": under, "outcome": outcome}
+        for under, found in outcomes.items()
+        for outcome in found
+    ]
+    assert verdicts(pd.DataFrame(lines))["verdict"].tolist() == [verdict]
+
+
+def test_a_claim_that_cannot_be_tested_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "load", lambda: (claim(untested="needs faces"),))
+    told = verdicts(pd.DataFrame(columns=["id", "under", "outcome"])).to_dict("records")
+    assert [(one["verdict"], one["why"]) for one in told] == [("not tested", "needs faces")]
+
+
+def test_predicates_are_told_in_words() -> None:
+    assert words(TEST) == "ULEO, as released, gray less clean, gray: at least -8 points"
+    best = {"left": {"defender": "clean"}, "at_least": 5, "at_most": 7.5, "value": "best"}
+    assert words(best) == "the best point of the curve of clean: at least 5 % and at most 7.5 %"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sentence": None}, "lacks"),
+        ({"test": [{"left": {}}]}, "needs at_least or at_most"),
+        ({"test": [TEST | {"value": "worst"}]}, "value 'worst'; choose from"),
+        ({"test": [TEST | {"left": {"colour": "red"}}]}, r"no column \['colour'\]"),
+        ({"fixed": "later"}, "fixed"),
+        ({"untested": "why"}, "and not both"),
+    ],
+)
+def test_claims_that_cannot_be_judged_are_refused(changed: dict[str, Any], message: str) -> None:
+    written = {name: value for name, value in (claim(TEST) | changed).items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        claims._check(written)
+
+
+def test_the_table_of_a_page_shows_each_claim_once(judged: Any) -> None:
+    known = claim(TEST, {**TEST, "at_least": -90})
+    ledger = judged([*CLEAN, *rows("ULEO", "gray", 60.0, 61.0, 62.0)], known)
+    html = claims.style(ledger.assign(sentence="S.", source="T"), "A caption").to_html()
+    assert html.count(">S.<") == 1 and "A caption" in html
+    assert ">fails<" in html and ">holds<" in html and "-20.0" in html

@@ -1,0 +1,270 @@
+"""The claims ledger: the papers' findings as predicates, judged by the book's records.
+
+`claims.toml` holds each claim as data: a sentence, its source, the page whose record judges it, and
+predicates such as "ULEO as released, gray, less clean, gray, is at least -8 points". They were
+committed before the runs that they judge, except where `fixed = "after"` says otherwise.
+
+    ledger = judge("cpu")       one row a predicate: the difference, its interval, the outcome
+    verdicts(ledger)            one row a claim
+
+The rule is that of `published.verdict`: from three runs on the 95 % interval decides; one or two
+runs only show where it leans.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+from scipy import stats
+
+from ulelib import results
+from ulelib.profiles import PROFILES
+from ulelib.published import CONFIDENCE, ENOUGH, half_width
+
+HOLDS, FAILS, OPEN = "holds", "fails", "open"
+LEANS = {True: "leans to yes", False: "leans to no"}  # fewer runs than an interval needs
+NOT_TESTED = "not tested"
+# Light tints that stay apart for colour-blind readers; the cell says the word as well.
+_TINTS = {
+    HOLDS: "#cfe4f7",
+    FAILS: "#fbe3bd",
+    OPEN: "#ececec",
+    LEANS[True]: "#e6eff7",
+    LEANS[False]: "#f3ecd9",
+}
+OUTCOMES = (HOLDS, FAILS, OPEN, *LEANS.values(), NOT_TESTED)
+MEASURES = {
+    "accuracy": lambda frame: frame["accuracy"],
+    "best": lambda frame: frame["curve"].map(max),
+    "last": lambda frame: frame["curve"].map(lambda curve: curve[-1]),
+}
+SELECTORS = {
+    "defender", "export", "exploiter", "setting", "net", "source", "model", "source_model"
+}  # fmt: skip
+
+
+@cache
+def load() -> tuple[dict[str, Any], ...]:
+    """The claims, as `claims.toml` has them.
+
+    Raises:
+        ValueError: a claim that could not be judged as it is written; names it.
+    """
+    text = Path(__file__).with_name("claims.toml").read_text(encoding="utf-8")
+    claims: list[dict[str, Any]] = tomllib.loads(text)["claim"]
+    for claim in claims:
+        _check(claim)
+    ids = [claim["id"] for claim in claims]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"claims.toml: an id stands twice: {sorted(ids)}")
+    return tuple(claims)
+
+
+def _check(claim: Mapping[str, Any]) -> None:
+    told = f"claims.toml: {claim.get('id', claim)}"
+    if missing := {"id", "sentence", "source"} - set(claim):
+        raise ValueError(f"{told} lacks {sorted(missing)}")
+    if ("test" in claim) == ("untested" in claim):
+        raise ValueError(f"{told} needs tests, or `untested` and the reason, and not both")
+    for test in claim.get("test", ()):
+        if claim.get("fixed") not in ("before", "after") or "page" not in claim:
+            raise ValueError(f'{told} needs a page, and whether it was fixed "before" or "after"')
+        if not {"at_least", "at_most"} & set(test):
+            raise ValueError(f"{told}: a test needs at_least or at_most")
+        if test.get("value", "accuracy") not in MEASURES:
+            raise ValueError(f"{told}: value {test['value']!r}; choose from {sorted(MEASURES)}")
+        for side in ("left", "right"):
+            if unknown := set(test.get(side, {})) - SELECTORS:
+                raise ValueError(f"{told}: no column {sorted(unknown)}")
+
+
+def judge(profile: str) -> pd.DataFrame:
+    """Every predicate of every claim, judged by the profile's records.
+
+    Returns:
+        columns id, under (the condition it belongs to), predicate (in words), difference (points;
+        a value in percent where there is no right side), low, high (its 95 % interval, NaN below
+        three runs), n (runs of the side with fewer) and outcome, one of `OUTCOMES`.
+    """
+    recorded = set(results.pages(profile))
+    frames = {
+        page: _with_models(results.read(page, profile)[0], profile)
+        for page in sorted({claim["page"] for claim in load() if "page" in claim} & recorded)
+    }
+    lines = []
+    for claim in load():
+        for test in claim.get("test", ()):
+            found = _judged(test, frames.get(claim["page"]))
+            lines.append(
+                {"id": claim["id"], "under": test.get("under", ""), "predicate": words(test)}
+                | found
+            )
+    return pd.DataFrame(lines)
+
+
+def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
+    """One row a claim.
+
+    Args:
+        ledger: of `judge`.
+
+    Returns:
+        columns id, sentence, source, page, fixed, verdict, and why: the reason where it was not
+        tested. A verdict is "holds", "holds only CONDITION", "does not hold", "open" or "not
+        tested"; "open, leans to yes" (or no) where too few runs decide.
+    """
+    lines = []
+    for claim in load():
+        tests = ledger[ledger["id"] == claim["id"]]
+        conditions = {
+            str(under): _together(part["outcome"].tolist())
+            for under, part in tests.groupby("under", sort=False)
+        }
+        lines.append(
+            {name: claim.get(name, "") for name in ("id", "sentence", "source", "page", "fixed")}
+            | {"verdict": _verdict(conditions), "why": claim.get("untested", "")}
+        )
+    return pd.DataFrame(lines)
+
+
+def style(lines: pd.DataFrame, caption: str) -> Styler:
+    """Judged predicates as a table: each with its claim, difference, interval and outcome.
+
+    Args:
+        lines: of `judge`, with the claim's sentence and source.
+    """
+    interval = lines.apply(
+        lambda line: (
+            "" if math.isnan(line["low"]) else f"{line['low']:+.1f} to {line['high']:+.1f}"
+        ),
+        axis=1,
+        result_type="reduce",
+    )
+    shown = pd.DataFrame(
+        {
+            "claim": lines["sentence"].where(~lines["id"].duplicated(), ""),
+            "source": lines["source"].where(~lines["id"].duplicated(), ""),
+            "predicate": lines["predicate"],
+            "measured": lines["difference"].map(
+                lambda value: "" if math.isnan(value) else f"{value:+.1f}"
+            ),
+            "95 % interval": interval,
+            "n": lines["n"],
+            "outcome": lines["outcome"],
+        }
+    )
+    left = {"text-align": "left", "vertical-align": "top"}
+    styler = shown.style.hide(axis="index").set_properties(**left).map(_tint, subset=["outcome"])
+    return styler.set_caption(caption).set_table_styles(
+        [
+            {"selector": "", "props": "font-size: 0.8em;"},
+            {"selector": "th", "props": "text-align: left;"},
+            {"selector": "caption", "props": "caption-side: top; text-align: left;"},
+        ]
+    )
+
+
+def _tint(outcome: str) -> str:
+    tint = _TINTS.get(outcome)
+    return f"background-color: {tint}; color: #1a1a1a;" if tint else ""
+
+
+def words(test: Mapping[str, Any]) -> str:
+    """A predicate in words: "ULEO, as released, gray less clean, gray: at least -8 points"."""
+    what = {"best": "the best point of the curve of ", "last": "the last point of the curve of "}
+    left = what.get(test.get("value", ""), "") + _named(test["left"])
+    signed, unit = "right" in test, "points" if "right" in test else "%"
+    bounds = [
+        f"{name.replace('_', ' ')} {test[name]:{'+' if signed and test[name] else ''}g} {unit}"
+        for name in ("at_least", "at_most")
+        if name in test
+    ]
+    against = f" less {_named(test['right'])}" if signed else ""
+    return f"{left}{against}: {' and '.join(bounds)}"
+
+
+def _named(selector: Mapping[str, str]) -> str:
+    return ", ".join(value.replace("_", " ") for value in selector.values() if value != "-")
+
+
+def _with_models(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """`frame` with columns model and source_model: the networks' names in the profile."""
+    if frame.empty:
+        return frame
+    names = {str(net): name for name, net in PROFILES[profile].nets.items()}
+    names.setdefault(str(PROFILES[profile].loop.net), "convnet")
+    named = {
+        column: frame[column].map(lambda net: names.get(net, net)) for column in ("net", "source")
+    }
+    setting = frame.get("setting", "-")
+    return frame.assign(model=named["net"], source_model=named["source"], setting=setting)
+
+
+def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, Any]:
+    nothing = {"difference": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    if frame is None or frame.empty:
+        return nothing | {"outcome": NOT_TESTED}
+    sides = [_values(frame, test[side], test) for side in ("left", "right") if side in test]
+    if any(side.empty for side in sides):
+        return nothing | {"outcome": NOT_TESTED}
+    least, most = test.get("at_least", -math.inf), test.get("at_most", math.inf)
+    difference = float(sides[0].mean() - (sides[1].mean() if len(sides) > 1 else 0))
+    n = min(map(len, sides))
+    found = {**nothing, "difference": difference, "n": n}
+    if n < ENOUGH:
+        return found | {"outcome": LEANS[least <= difference <= most]}
+    means = [(float(side.std()) / math.sqrt(len(side)), len(side) - 1) for side in sides]
+    if len(means) > 1:
+        half = half_width(means[0], means[1])
+    else:
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, means[0][1]) * means[0][0])
+    low, high = difference - half, difference + half
+    if least <= low and high <= most:
+        outcome = HOLDS
+    else:
+        outcome = FAILS if high < least or low > most else OPEN
+    return found | {"low": low, "high": high, "outcome": outcome}
+
+
+def _values(frame: pd.DataFrame, selector: Mapping[str, str], test: Mapping[str, Any]) -> Any:
+    """One value a seed, of the rows that a selector names; a setting that it does not name is "-".
+
+    Raises:
+        ValueError: it names several rows for one seed.
+    """
+    rows = frame
+    for column, wanted in ({"setting": "-"} | dict(selector)).items():
+        rows = rows[rows[column] == wanted]
+    if rows["seed"].duplicated().any():
+        raise ValueError(f"claims.toml: {dict(selector)} names several results for one seed")
+    return MEASURES[test.get("value", "accuracy")](rows)
+
+
+def _together(outcomes: list[str]) -> str:
+    """What all tests of one condition say."""
+    for outcome in (FAILS, NOT_TESTED, LEANS[False], OPEN, LEANS[True]):
+        if outcome in outcomes:
+            return outcome
+    return HOLDS
+
+
+def _verdict(conditions: Mapping[str, str]) -> str:
+    found = set(conditions.values())
+    if not found or found == {NOT_TESTED}:
+        return NOT_TESTED
+    if found == {HOLDS}:
+        return HOLDS
+    if HOLDS in found:
+        return f"holds only {' and '.join(u for u, o in conditions.items() if o == HOLDS)}"
+    if found == {FAILS}:
+        return "does not hold"
+    if len(found) == 1 and found < set(LEANS.values()):
+        return f"{OPEN}, {found.pop()}"
+    return OPEN
