@@ -48,7 +48,7 @@ def quick_profile(**changes: Any) -> Profile:
             stop_error=0.99,
         ),
         "poison": Pgd(step=4 / 255, steps=2, random_start=True),
-        "recipe": Recipe(epochs=2, batch_size=50, schedule="one_cycle"),
+        "recipe": Recipe(epochs=2, batch_size=10, schedule="one_cycle"),
         "precision": "float32",
     }
     return dataclasses.replace(SMOKE, **(quick | changes))

@@ -118,22 +118,23 @@ def test_seeds_of_a_page() -> None:
     assert seeds("02_uleo", "cpu") == 3
 
 
-def test_the_first_page_is_made_with_its_headline_and_no_other() -> None:
+def test_pages_that_show_the_records_are_made_after_those_that_write_them() -> None:
     runner = tool("run_notebooks")
-    names = ["02_uleo", "05_grayaug", "05b_what_decides", "intro"]
+    names = ["02_uleo", "05_grayaug", "05b_what_decides", "13_scoreboard", "intro", "report"]
 
     def chosen(profile: str, *asked: str) -> list[str]:
         into = runner.ROOT / "_build" / "smoke" if profile == "smoke" else runner.BOOK
         options = SimpleNamespace(profile=profile, names=list(asked), into=into)
         return list(runner.chosen(names, options))
 
-    assert chosen("cpu") == names
-    assert chosen("paper") == names[:-1]
-    assert chosen("cpu", "05_grayaug") == ["05_grayaug", "intro"]
-    assert chosen("paper", "02_uleo") == ["02_uleo"]
+    assert chosen("cpu") == [*names[:-2], "report", "intro"]
+    assert chosen("paper") == names[:-2]
+    assert chosen("cpu", "05_grayaug") == ["05_grayaug", "13_scoreboard", "report", "intro"]
+    assert chosen("paper", "02_uleo") == ["02_uleo", "13_scoreboard"]
     recorded = (runner.ROOT / "results" / "cpu" / "05_grayaug.json").exists()
-    assert chosen("cpu", "02_uleo") == ["02_uleo", *(["intro"] if recorded else [])]
-    assert chosen("smoke") == ["02_uleo", "05_grayaug", "intro"]
+    top = ["report", "intro"] if recorded else []
+    assert chosen("cpu", "02_uleo") == ["02_uleo", "13_scoreboard", *top]
+    assert chosen("smoke") == ["02_uleo", "05_grayaug", "13_scoreboard", "intro", "report"]
 
 
 def test_a_new_page_is_listed_once_under_its_profile(

@@ -39,7 +39,9 @@ TOC = ROOT / "_toc.yml"
 N_SEEDS = {"05_grayaug": 5}  # as the paper; the other pages take the profile's number, and smoke's
 FIRST = "intro"  # it shows, as the README does, what HEADLINE measured in SHOWN
 HEADLINE, SHOWN = "05_grayaug", "cpu"
-NEED_PHOTOGRAPHS = {"05b_what_decides"}  # says so itself in the smoke profile
+AT_TOP = ["report", FIRST]  # they read the records of SHOWN, as this one those of its profile:
+SCOREBOARD = "13_scoreboard"
+NEED_PHOTOGRAPHS = {"05b_what_decides", "08_imagenet", "12_released_code_audit"}  # and say so
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -83,18 +85,18 @@ def main() -> int:
 def chosen(names: list[str], options: argparse.Namespace) -> list[str]:
     """The notebooks to run: those that were asked for, or all that fit the profile.
 
-    The first page shows one profile's headline and times: it is made with any page of that
-    profile, and with none of another.
+    The pages that show records of others are made with any page of their profile, after it.
     """
+    readers = [SCOREBOARD, *AT_TOP]
     wanted = options.names or [
         name for name in names if options.profile != "smoke" or name not in NEED_PHOTOGRAPHS
     ]
-    if options.into == BOOK:
-        wanted = [name for name in wanted if name != FIRST or options.profile == SHOWN]
-        recorded = (ROOT / "results" / SHOWN / f"{HEADLINE}.json").exists()
-        if options.profile == SHOWN and FIRST not in wanted and (recorded or HEADLINE in wanted):
-            wanted.append(FIRST)
-    return wanted
+    if options.into != BOOK:
+        return sorted(wanted, key=lambda name: name in readers)
+    pages = [name for name in wanted if name not in readers]
+    recorded = (ROOT / "results" / SHOWN / f"{HEADLINE}.json").exists() or HEADLINE in wanted
+    shows = options.profile == SHOWN and recorded
+    return [*pages, SCOREBOARD, *(AT_TOP if shows else [])]
 
 
 def list_page(page: str) -> None:

@@ -7,6 +7,7 @@ page.about(lab)                                  # on what data, profile, seeds 
 from __future__ import annotations
 
 import ast
+import base64
 from collections.abc import Iterable
 from typing import Any
 
@@ -179,6 +180,12 @@ def judged(lab: Lab, name: str) -> Styler:
     told = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
     lines = told[told["page"] == name].merge(ledger, on="id")
     return claims.style(lines, f"Claims judged by this page; {caption(lab)}")
+
+
+def download(frame: pd.DataFrame, name: str) -> str:
+    """HTML of a link that saves a table as a CSV file; the table is in the page itself."""
+    coded = base64.b64encode(frame.to_csv(index=False).encode()).decode()
+    return f'<a download="{name}" href="data:text/csv;base64,{coded}">{name}</a>'
 
 
 def times(profile: str) -> Styler:

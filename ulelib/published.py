@@ -251,7 +251,7 @@ def verdict(
 
 
 def half_width(one: tuple[float, int], two: tuple[float, int]) -> float:
-    """Of the Welch interval of the difference of two means.
+    """Half of the Welch interval of the difference of two means.
 
     Args:
         one, two: each mean's standard error and its degrees of freedom.
@@ -471,7 +471,7 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
             shown[(first, kind)] = shown[(first, kind)].str.replace("_", " ")
         elif kind == "defender":  # a variant on a line of its own
             shown[(first, kind)] = shown[(first, kind)].str.replace(" (", "\n(")
-    styler = shown.style.hide(axis="index").map(_tint)
+    styler = shown.style.hide(axis="index").map(tint)
     styler = styler.set_table_styles(
         [
             {"selector": "", "props": "font-size: 0.76em;"},
@@ -607,6 +607,7 @@ def _texts(cell: pd.Series[Any]) -> dict[str, str]:
     return texts
 
 
-def _tint(cell: object) -> str:
-    tint = _TINTS.get(str(cell).split("\n")[-1])
-    return f"background-color: {tint}; color: #1a1a1a;" if tint else ""
+def tint(cell: object) -> str:
+    """The style of a cell whose last line is a verdict; "" for any other."""
+    colour = _TINTS.get(str(cell).split("\n")[-1])
+    return f"background-color: {colour}; color: #1a1a1a;" if colour else ""
