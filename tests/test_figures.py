@@ -54,6 +54,7 @@ STANDARD = RESULTS.query("exploiter == 'standard'")
 TABLE_2 = published.load().query("table == '2' and defender == 'ULEO'")
 
 DRAWN = {
+    "sweep": lambda: figures.sweep(STANDARD.assign(share=[0, 0, 100, 100]), "share", xlabel="%"),
     "learning_curves": lambda: figures.learning_curves(STANDARD, title="standard"),
     "one_epoch": lambda: figures.learning_curves(pd.DataFrame([run("clean", curve=(30.0,))])),
     "panels": lambda: figures.learning_curves(RESULTS, "exploiter", title="Fig. 3"),

@@ -232,3 +232,22 @@ def test_a_look_at_a_network_draws_nothing_and_allocates_nothing() -> None:
     check_net.cache_clear()
     check_net(op("resnet18", width=64.0))  # 46 billion weights
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_dense_network_may_have_fewer_layers() -> None:
+    shallow = models.build_model(op("densenet121", blocks=(1, 2, 4, 3)), 10)
+    layers = [name for name, _ in shallow.named_modules() if "denselayer" in name.split(".")[-1]]
+    assert len(layers) == 10
+    assert shallow(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    for blocks in ((1, 2, 3), (1, 1, 1, 65)):
+        with pytest.raises(ValueError, match="four numbers, 1 to 64"):
+            check_net(op("densenet121", blocks=blocks))
+
+
+def test_the_released_mlp_ends_in_a_sigmoid() -> None:
+    images = 10 * torch.randn(50, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    released = seeded(lambda: models.build_model(op("mlp"), 10))
+    plain = seeded(lambda: models.build_model(op("mlp", sigmoid=False), 10))
+    assert torch.equal(released(images), plain(images).sigmoid())
+    with pytest.raises(ValueError, match="sigmoid is 1"):
+        check_net(op("mlp", sigmoid=1))

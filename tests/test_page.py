@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
+import pandas as pd
 import pytest
 
-from ulelib.page import check_parameters
+from ulelib.page import check_parameters, download
 
 PARAMETERS = """
 profile = "auto"  # "smoke", "cpu" or "paper"
@@ -52,3 +56,11 @@ def test_every_value_papermill_writes_is_read() -> None:
     check_parameters(["", known, injected(values)])
     with pytest.raises(ValueError, match="'flag', 'map_', 'name', 'nothing', 'numbers'"):
         check_parameters(["", "", injected(values)])
+
+
+def test_a_table_can_be_taken_along() -> None:
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x, y", "é"]})
+    link = download(frame, "table.csv")
+    assert link.startswith('<a download="table.csv"')
+    coded = link.split("base64,")[1].split('"')[0]
+    assert pd.read_csv(io.BytesIO(base64.b64decode(coded))).equals(frame)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import foolbox
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import differing_share, random_images, seeded, tiny_net
-from ulelib import views
-from ulelib.pgd import Pgd, PixelRange, ReleasedGray, adversarial, signed_gradient_steps
+from ulelib import data, views
+from ulelib.exploiters import Exploiter, accuracy, exploit
+from ulelib.pgd import ATTACKS, Pgd, PixelRange, ReleasedGray, adversarial, signed_gradient_steps
+from ulelib.profiles import SMOKE
 
 EPSILON, STEP = 8 / 255, 3 / 255
 
@@ -210,3 +214,30 @@ def test_projected_delta_keeps_both_bounds(
     inside = (delta.abs() <= epsilon) & ((images + delta)[:, :channels] >= 0)
     inside &= (images + delta)[:, :channels] <= 1
     assert torch.allclose(projected[inside], delta[inside], atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", sorted(ATTACKS))
+def test_attacks_lower_accuracy_as_another_librarys_do(attack: str) -> None:
+    """Foolbox, on one trained network: Table 7's numbers must not hang on our attack.
+
+    With an eighth of the radius, which leaves a network that was trained as usual something.
+    """
+    train, test = data.load("shapes", "train"), data.load("shapes", "test")
+    chosen, tested = train.select(torch.arange(2000)), test.select(torch.arange(500))
+    recipe = dataclasses.replace(SMOKE.recipe, epochs=6)
+    _, model = exploit(chosen, tested, Exploiter(), SMOKE.loop.net, recipe)
+    full = ATTACKS[attack]
+    budget = dataclasses.replace(full, epsilon=full.epsilon / 8, step=full.step / 8)
+    ours = accuracy(model, tested, attack=budget)
+    theirs = {
+        "FGSM": foolbox.attacks.FGSM(random_start=False),
+        "PGD-20": foolbox.attacks.LinfPGD(
+            abs_stepsize=budget.step, steps=budget.steps, random_start=True
+        ),
+    }[attack]
+    torch.manual_seed(0)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    _, _, fooled = theirs(wrapped, tested.images / 255, tested.labels, epsilons=budget.epsilon)
+    clean = accuracy(model, tested)
+    assert 1 < ours < clean - 2  # it does attack, and leaves something to compare
+    assert ours == pytest.approx(100 * (1 - fooled.float().mean().item()), abs=1.0)

@@ -356,3 +356,13 @@ def test_key_changes_with_every_setting() -> None:
     assert len({key_of(run) for run in runs}) == len(runs)
     allowed = noise_of("ULEO", max_rounds=7, inner_batch_size=3)
     assert key_of(allowed) == key_of(base)
+
+
+def test_images_of_one_size_can_be_enlarged() -> None:
+    small = stages.images(DATA, "train")
+    large = stages.images(dataclasses.replace(DATA, size=48, content=""), "train")
+    assert large.images.shape == (100, 3, 48, 48) and torch.equal(large.labels, small.labels)
+    difference = large.images.float().mean((2, 3)) - small.images.float().mean((2, 3))
+    assert difference.abs().max() < 2 and large.fingerprint != small.fingerprint
+    as_it_is = stages.images(dataclasses.replace(DATA, size=32), "train")
+    assert as_it_is.fingerprint == small.fingerprint

@@ -1,0 +1,64 @@
+"""Differences of runs with equal seeds, and their intervals."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ulelib.effects import interval, of_exports, of_variants
+
+# standard, gray of each export; a seed adds what it adds to all of them
+ACCURACIES = {
+    "exact": (10.0, 50.0),
+    "positive": (12.0, 70.0),
+    "truncated": (11.0, 54.0),
+    "as_released": (15.0, 80.0),
+}
+
+
+def frame(seeds: int = 3) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"defender": "ULEO", "export": export, "exploiter": exploiter, "seed": seed}
+            | {"accuracy": accuracy + 5 * seed}
+            for export, pair in ACCURACIES.items()
+            for exploiter, accuracy in zip(("standard", "gray"), pair, strict=True)
+            for seed in range(seeds)
+        ]
+    )
+
+
+def test_the_two_switches_of_an_export_are_told_apart() -> None:
+    told = of_exports(frame(1))
+    assert told["standard"].to_dict() == {
+        "dropping negative noise": "+3.0 (1 run)",  # (12 - 10 + 15 - 11) / 2
+        "truncating": "+2.0 (1 run)",
+        "both, as released": "+5.0 (1 run)",
+    }
+    assert told.loc["dropping negative noise", "gray"] == "+23.0 (1 run)"
+    assert told.loc["dropping negative noise", "gray less standard"] == "+20.0 (1 run)"
+    # Each seed adds the same to both sides, so it is no part of a difference.
+    assert of_exports(frame())["standard"].iloc[0] == "+3.0 (+3.0 to +3.0)"
+    with pytest.raises(ValueError, match="all four exports are needed"):
+        of_exports(frame().query("export != 'truncated'"))
+
+
+def test_variants_are_compared_with_their_own_defender() -> None:
+    base = frame(2).query("export == 'as_released'")
+    variant = base.assign(defender="ULEO (twice the step)", accuracy=base["accuracy"] - 4)
+    other = base.assign(defender="ULEO-Augs (twice the step)")
+    told = of_variants(pd.concat([base, variant, other]), "ULEO")
+    assert told.index.tolist() == ["ULEO (twice the step)"]
+    assert told.loc["ULEO (twice the step)"].tolist() == ["-4.0 (2 runs)"] * 2
+
+
+def test_the_interval_is_students() -> None:
+    values = [3.0, 5.0, 4.5, 1.0]
+    half = stats.t.ppf(0.975, 3) * pd.Series(values).std() / math.sqrt(4)
+    mean = sum(values) / 4
+    assert interval(values) == f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    with pytest.raises(ValueError, match="no two runs of equal seeds"):
+        interval([])

@@ -1,0 +1,85 @@
+"""The scoreboard: each printed number once, beside the cell that stands for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ulelib import published, scoreboard
+
+
+def cell(defender: str, exploiter: str, accuracy: float, **names: Any) -> dict[str, Any]:
+    given = {"export": "-" if defender == "clean" else "as_released", "setting": "-", "seed": 0}
+    given |= {"net": "convnet (a)", "source": "-", "chance": 10.0}
+    return {"defender": defender, "exploiter": exploiter, "accuracy": accuracy} | given | names
+
+
+PAGES = {
+    "05_grayaug": [
+        cell("clean", "standard", 86.0),
+        cell("clean", "gray", 83.0),
+        cell("ULEO", "gray", 78.0),
+        cell("ULEO", "gray", 50.0, export="exact"),
+        cell("ULEO (learned stem)", "gray", 82.0),
+    ],
+    "07_mixed_data": [
+        cell("clean", "standard", 86.0),
+        cell("clean", "standard", 70.0, setting="5% clean + 10%"),
+        cell("ULEO", "standard", 61.5, setting="5% clean + 10%"),
+    ],
+    "08_imagenet": [
+        cell("clean", "standard", 69.0, setting="32 pixels"),
+        cell("clean", "standard", 75.0, setting="64 pixels"),
+        cell("ULEO", "standard", 40.0, setting="64 pixels"),
+        cell("ULEO", "standard", 20.0, setting="64 pixels, indexed by class"),
+    ],
+}
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    frames = {page: pd.DataFrame(rows) for page, rows in PAGES.items()}
+    monkeypatch.setattr(scoreboard.results, "pages", lambda profile: list(frames))
+    monkeypatch.setattr(scoreboard.results, "read", lambda page, profile: (frames[page], {}))
+    return scoreboard.board("cpu")
+
+
+def at(board: pd.DataFrame, table: str, defender: str, exploiter: str) -> dict[str, Any]:
+    rows = board.query("table == @table and defender == @defender and exploiter == @exploiter")
+    return dict(rows.dropna(subset="mean").iloc[0])
+
+
+def test_every_number_stands_once_measured_or_not(board: pd.DataFrame) -> None:
+    assert len(board) == len(published.load())
+    assert not board.duplicated(["table", *scoreboard.NAMES]).any()
+    assert board["value"].tolist() == published.load()["value"].tolist()
+    assert set(board["table"]) == set(scoreboard.PAGE_OF)
+    assert board["mean"].notna().sum() == (board["label"] != "").sum() == 3 + 2 + 2
+    assert set(board.loc[board["table"] == "3", "label"]) == {""}
+
+
+def test_the_released_export_stands_for_the_number_and_the_exact_one_beside_it(
+    board: pd.DataFrame,
+) -> None:
+    row = at(board, "2", "ULEO", "gray")
+    assert (row["value"], row["mean"], row["exact"]) == (90.06, 78.0, 50.0)
+    assert row["label"] == "near" and row["page"] == "05_grayaug"
+
+
+def test_a_difference_is_shown_in_points(board: pd.DataFrame) -> None:
+    row = at(board, "4", "ULEO", "standard")
+    assert (row["value"], row["points"], row["unit"]) == (-13.55, -8.5, "points")
+    assert "-8.50" in scoreboard.style(board, "A caption").to_html()
+
+
+def test_table_5_is_of_the_largest_pictures_indexed_by_class(board: pd.DataFrame) -> None:
+    assert at(board, "5", "ULEO", "standard")["mean"] == 20.0
+    assert at(board, "5", "clean", "standard")["mean"] == 75.0
+
+
+def test_the_table_says_what_is_not_measured(board: pd.DataFrame) -> None:
+    html = scoreboard.style(board, "A caption").to_html()
+    assert "A caption" in html and html.count(">near<") == (board["label"] == "near").sum()
+    assert html.count(f">{published.ABSENT}<") >= 2 * 90  # measured and verdict
