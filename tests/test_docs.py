@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from PIL import Image
 
 from helpers import PROJECT, quick_profile
-from ulelib import data
+from ulelib import claims, data
+from ulelib.defenders import DEFENDERS
+from ulelib.exploiters import EXPLOITERS
 from ulelib.perturbation import Perturbation
 from ulelib.profiles import PROFILES
+from ulelib.views import VIEWS
 
 
 def example(path: str, begins: str) -> str:
@@ -45,6 +51,34 @@ def test_own_pictures_are_protected_as_how_to_says(tmp_path: Path) -> None:
     assert 0 < moved.max() <= 8 and (moved.flatten(1).max(1).values > 0).all()
     noise = Perturbation.load(tmp_path / "my_noise.safetensors")
     assert torch.equal(noise.apply(clean).images, protected.images)
+
+
+def test_the_worked_examples_of_extending_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exploiter and a defender, each under 30 lines, measured; and the test shown beside one."""
+    page = (PROJECT / "book/extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        assert len([line for line in block.splitlines() if line.strip()]) < 30
+    module = ModuleType("example")  # dataclasses look up the module that they stand in
+    monkeypatch.setitem(sys.modules, "example", module)
+    try:
+        for block in blocks:
+            exec(block, vars(module))
+        module.test_cutout_blanks_one_square()
+    finally:
+        for table, name in ((VIEWS, "cutout"), (EXPLOITERS, "cutout"), (DEFENDERS, "stripes")):
+            table.pop(name, None)  # type: ignore[attr-defined]
+    shown = capsys.readouterr().out
+    assert "cutout" in shown and "stripes" in shown and "projection" in shown
+
+
+def test_the_claim_of_extending_is_one() -> None:
+    page = (PROJECT / "book/extending.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (claim,) = tomllib.loads(text)["claim"]
+    claims._check(claim)
 
 
 def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
