@@ -172,6 +172,25 @@ def test_a_mixture_has_a_clean_and_a_protected_part(lab: Lab) -> None:
     assert isinstance(alone, Run) and alone.train == (Part(lab.data, (0, 0.1)),)
 
 
+def test_few_images_are_trained_on_for_longer(lab: Lab) -> None:
+    """Half of the whole's steps at least, on a part as on a smaller data set."""
+    epochs = lab.profile.recipe.epochs
+    tenth = Mixture((0, 0.1), None)
+    half = stages.data_set("shapes", 50)
+    told = {
+        "whole": lab.cell("clean"),
+        "half": lab.cell("clean", data=half),
+        "a tenth": lab.cell("clean", mixture=tenth),
+        "a tenth of half": lab.cell("clean", mixture=tenth, data=half),
+        "as asked": lab.cell("clean", mixture=tenth, recipe=lab.profile.recipe),
+    }
+    found = {name: cell.stage.recipe.epochs / epochs for name, cell in told.items()}  # type: ignore[union-attr]
+    assert found == {"whole": 1, "half": 1, "a tenth": 5, "a tenth of half": 10, "as asked": 1}
+    victim = lab.noise("AdvPois", data=stages.data_set("shapes", 25)).method.victim  # type: ignore[attr-defined]
+    assert victim.recipe.epochs == 2 * epochs
+    assert PROFILES["paper"].recipe_for(0.01) == PROFILES["paper"].recipe  # as the papers do
+
+
 def test_a_cell_can_be_attacked(lab: Lab) -> None:
     cell = lab.cell("clean", "at")
     frame = lab.table([cell, *(lab.attacked(cell, attack) for attack in ATTACKS)])

@@ -186,6 +186,8 @@ class Lab:
         profile, seed = self.profile, self._seed(seed)
         if source is not None:
             profile = replace(profile, loop=replace(profile.loop, net=source))
+        if data is not None:  # a network that is attacked is trained on these images, too
+            profile = replace(profile, recipe=profile.recipe_for(self._share(data)))
         setting = Setting(data or self.data, profile, seed, self.precision)
         method = replace(DEFENDERS[defender](setting), **changes)  # type: ignore[type-var]
         return Noise(setting.data, method, seed, self.precision)
@@ -216,7 +218,7 @@ class Lab:
             seed: of defender and exploiter; the lab's first if None.
             noise: made in a way that has no name in `DEFENDERS`.
             data, source, net, recipe: data set, the defender's network, the exploiter's and its
-                training, if they are not the profile's (which is longer on fewer images, see
+                training, if they are not the profile's (which has more epochs on fewer images, see
                 `Profile.recipe_for`).
             mixture: which images are clean and which protected.
             setting: the cell's name for what else is different.
@@ -241,7 +243,7 @@ class Lab:
             test=data,
             exploiter=EXPLOITERS[exploiter],
             net=net,
-            recipe=recipe or profile.recipe_for(mixture.share),
+            recipe=recipe or profile.recipe_for(mixture.share * self._share(data)),
             seed=seed,
             precision=self.precision,
             noise_after=noise_after,
@@ -360,6 +362,12 @@ class Lab:
             if key_of(stage) in self.known:
                 return self.known[key_of(stage)]
             raise
+
+    def _share(self, data: Data) -> float:
+        """How many images a data set has, of the profile's."""
+        if data == self.data:
+            return 1.0
+        return len(stages.images(data, "train")) / len(self.train_set)
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:
