@@ -53,6 +53,22 @@ def test_own_pictures_are_protected_as_how_to_says(tmp_path: Path) -> None:
     assert torch.equal(noise.apply(clean).images, protected.images)
 
 
+def test_own_pictures_are_tried_as_how_to_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(120):
+        split, label = ("train", "train", "test")[number % 3], ("cat", "dog")[number % 2]
+        folder = tmp_path / "pets" / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (40, 40, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    monkeypatch.setenv("ULELIB_DATA", str(tmp_path))
+    exec(example("book/how_to.md", "from ulelib.lab import Lab\nfrom ulelib.stages"), {})
+    shown = capsys.readouterr().out
+    assert "jpeg-50" in shown and "ULEO-GrayAugs" in shown
+
+
 def test_the_worked_examples_of_extending_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
