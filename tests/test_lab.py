@@ -191,6 +191,15 @@ def test_few_images_are_trained_on_for_longer(lab: Lab) -> None:
     assert PROFILES["paper"].recipe_for(0.01) == PROFILES["paper"].recipe  # as the papers do
 
 
+def test_the_papers_networks_have_a_rate_of_their_own() -> None:
+    for profile in PROFILES.values():
+        assert profile.recipe_for() == profile.recipe_for(1, profile.loop.net) == profile.recipe
+        for net in profile.nets.values():
+            expected = dataclasses.replace(profile.recipe, learning_rate=profile.nets_rate)
+            assert profile.recipe_for(1, net) == expected
+        assert profile.recipe_for(1, op("convnet", stem="learned")) == profile.recipe
+
+
 def test_a_cell_can_be_attacked(lab: Lab) -> None:
     cell = lab.cell("clean", "at")
     frame = lab.table([cell, *(lab.attacked(cell, attack) for attack in ATTACKS)])

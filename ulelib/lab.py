@@ -243,7 +243,7 @@ class Lab:
             test=data,
             exploiter=EXPLOITERS[exploiter],
             net=net,
-            recipe=recipe or profile.recipe_for(mixture.share * self._share(data)),
+            recipe=recipe or profile.recipe_for(mixture.share * self._share(data), net),
             seed=seed,
             precision=self.precision,
             noise_after=noise_after,
