@@ -156,17 +156,33 @@ def test_a_new_page_is_listed_once_under_its_profile(
     assert files["The experiments"][-1] == "cpu/99_new"
 
 
+def test_a_page_without_its_data_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", quick_profile())
+    monkeypatch.setenv("ULELIB_DATA", str(tmp_path))
+    monkeypatch.setenv("ULELIB_STORE", str(tmp_path / "store"))
+    runner = tool("run_notebooks")
+    computed: list[object] = []
+    monkeypatch.setattr(runner.plan, "run", lambda stages, *_: computed.extend(stages))
+    names = ("08_imagenet", "02_uleo")
+    jobs = {name: {"profile": "smoke", "seed": 0, "n_seeds": 1} for name in names}
+    runner.compute(jobs, SimpleNamespace(scheduler=None, workers=1))
+    assert "08_imagenet: data set 'imagenet10'" in capsys.readouterr().err
+    assert len(computed) == 1  # ULEO's noise
+
+
 def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each stage once, although five notebooks need it."""
+    """Each stage once, although several notebooks need it."""
     monkeypatch.setitem(PROFILES, "smoke", quick_profile())
     runner = tool("run_notebooks")
     parameters = {"profile": "smoke", "seed": 0, "n_seeds": 2}
-    stated = {
-        path.stem: runner.stated(path, parameters) for path in sorted(runner.NOTEBOOKS.glob("0*"))
-    }
+    names = ("00_quickstart", "02_uleo", "05_grayaug", "05b_what_decides", "07_mixed_data")
+    stated = {name: runner.stated(runner.NOTEBOOKS / f"{name}.ipynb", parameters) for name in names}
     runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
     assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 6 * 2)
+    assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3)
     every = plan.stages_of(stage for stages in stated.values() for stage in stages)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
     # Four defenders, and five variants of two of them (in two seeds).

@@ -26,6 +26,7 @@ import yaml
 from nbformat import NotebookNode
 
 from ulelib import machine, plan
+from ulelib.data import DataUnavailable
 from ulelib.lab import Lab
 from ulelib.profiles import PROFILES
 from ulelib.stages import Stage
@@ -126,7 +127,10 @@ def compute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> Non
     """
     wanted: list[Stage] = []
     for name, parameters in jobs.items():
-        wanted += stated(NOTEBOOKS / f"{name}.ipynb", parameters)
+        try:
+            wanted += stated(NOTEBOOKS / f"{name}.ipynb", parameters)
+        except DataUnavailable as error:  # its page will fail; the others need not
+            print(f"{name}: {error}", file=sys.stderr)
     store = Store(machine.folder("ULELIB_STORE", ".ulelib"))
     needed = plan.stages_of(wanted)
     missing = [stage for stage in needed if not store.find(stage)]
