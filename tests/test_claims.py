@@ -12,6 +12,7 @@ from scipy import stats
 
 from ulelib import claims
 from ulelib.claims import LEANS, judge, verdicts, words
+from ulelib.profiles import PROFILES
 
 TEST = {
     "left": {"defender": "ULEO", "export": "as_released", "exploiter": "gray"},
@@ -134,6 +135,8 @@ def test_a_setting_that_is_not_named_is_the_plain_one(judged: Any) -> None:
         ({"exact": ["fails"], "as released": ["holds", "holds"]}, "holds only as released"),
         ({"exact": ["holds"], "as released": ["holds"]}, "holds"),
         ({"exact": ["fails"], "as released": ["open"]}, "open"),
+        ({"exact": ["holds"], "as released": ["open"]}, "holds exact, else open"),
+        ({"exact": ["holds"], "as released": [LEANS[False]]}, "holds exact, else open"),
         ({"": [LEANS[True], LEANS[True]]}, "open, leans to yes"),
         ({"": [LEANS[True], LEANS[False]]}, "open, leans to no"),
         ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open"),
@@ -156,6 +159,17 @@ def test_a_claim_that_cannot_be_tested_says_why(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(claims, "load", lambda: (claim(untested="needs faces"),))
     told = verdicts(pd.DataFrame(columns=["id", "under", "outcome"])).to_dict("records")
     assert [(one["verdict"], one["why"]) for one in told] == [("not tested", "needs faces")]
+
+
+def test_the_profiles_own_network_goes_by_the_papers_name_where_it_is_one(
+    judged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = {"left": {"defender": "ULEO", "source_model": "convnet"}, "at_least": 0}
+    told = rows("ULEO", "standard", 50.0, source=str(PROFILES["cpu"].loop.net))
+    assert judged(told, claim(test))["n"].tolist() == [1]
+    monkeypatch.setitem(PROFILES, "cpu", PROFILES["paper"])
+    told = rows("ULEO", "standard", 50.0, source="resnet18")
+    assert judged(told, claim(test))["n"].tolist() == [1]
 
 
 def test_predicates_are_told_in_words() -> None:

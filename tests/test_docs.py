@@ -84,8 +84,9 @@ def test_the_worked_examples_of_extending_run(
             exec(block, vars(module))
         module.test_cutout_blanks_one_square()
     finally:
-        for table, name in ((VIEWS, "cutout"), (EXPLOITERS, "cutout"), (DEFENDERS, "stripes")):
-            table.pop(name, None)  # type: ignore[attr-defined]
+        for table in (VIEWS, EXPLOITERS, DEFENDERS):
+            for name in ("cutout", "stripes", "ULEO-Cutout"):
+                table.pop(name, None)  # type: ignore[attr-defined]
     shown = capsys.readouterr().out
     assert "cutout" in shown and "stripes" in shown and "projection" in shown
 

@@ -168,6 +168,12 @@ def test_a_mixture_has_a_clean_and_a_protected_part(lab: Lab) -> None:
         Part(lab.data, (0.1, 0.4), whole, "as_released"),
     )
     assert protected.names["setting"] == "10% clean + 30%"
+    for parts, message in (
+        (((0, 0.5), (0.4, 1)), "overlap"),
+        ((None, None), "neither clean nor added"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Mixture(*parts)  # type: ignore[arg-type]
     alone = lab.cell("clean", mixture=Mixture((0, 0.1), None)).stage
     assert isinstance(alone, Run) and alone.train == (Part(lab.data, (0, 0.1)),)
 
@@ -200,15 +206,30 @@ def test_the_papers_networks_have_a_rate_of_their_own() -> None:
         assert profile.recipe_for(1, op("convnet", stem="learned")) == profile.recipe
 
 
+def test_a_cell_says_with_which_network_its_noise_was_made(lab: Lab) -> None:
+    other = op("convnet", widths=(4, 4, 4))
+    made = lab.cell("mine", noise=lab.noise("ULEO", source=other))
+    assert made.source == str(other)
+    assert lab.cell("AdvPois", source=other).source == str(other)
+    assert lab.cell("random").source == lab.cell("clean").source == "-"
+
+
+def test_an_attacked_network_is_trained_at_its_own_rate() -> None:
+    net = PROFILES["smoke"].nets["vgg11"]
+    victim = Lab("smoke").noise("AdvPois", source=net).method.victim  # type: ignore[attr-defined]
+    assert victim.net == net and victim.recipe == PROFILES["smoke"].recipe_for(1, net)
+
+
 def test_a_cell_can_be_attacked(lab: Lab) -> None:
     cell = lab.cell("clean", "at")
     frame = lab.table([cell, *(lab.attacked(cell, attack) for attack in ATTACKS)])
-    assert frame["setting"].tolist() == ["-", "test FGSM", "test PGD-20"]
-    clean, fgsm, pgd = frame["accuracy"]
-    assert pgd <= fgsm <= clean
-    assert frame["chance"].tolist() == [10, 10, 10]
-    assert frame["curve"].map(len).tolist() == [2, 0, 0]
-    with pytest.raises(ValueError, match=r"attack 'CW'; choose from \['FGSM', 'PGD-20'\]"):
+    assert frame["setting"].tolist() == ["-", "test clean", "test FGSM", "test PGD-20"]
+    assert frame["key"].nunique() == 4
+    trained, clean, *_ = frame["accuracy"]
+    assert clean == trained  # in this profile, which adds no mirror image at the end
+    assert frame["chance"].tolist() == [10] * 4
+    assert frame["curve"].map(len).tolist() == [2, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"attack 'CW'; choose from \['FGSM', 'PGD-20', 'clean'\]"):
         lab.attacked(cell, "CW")
     with pytest.raises(ValueError, match="only the network of a training"):
         lab.attacked(lab.attacked(cell, "FGSM"), "FGSM")

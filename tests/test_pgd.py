@@ -216,7 +216,7 @@ def test_projected_delta_keeps_both_bounds(
     assert torch.allclose(projected[inside], delta[inside], atol=1e-6)
 
 
-@pytest.mark.parametrize("attack", sorted(ATTACKS))
+@pytest.mark.parametrize("attack", sorted(name for name, budget in ATTACKS.items() if budget))
 def test_attacks_lower_accuracy_as_another_librarys_do(attack: str) -> None:
     """Foolbox, on one trained network: Table 7's numbers must not hang on our attack.
 
@@ -227,6 +227,7 @@ def test_attacks_lower_accuracy_as_another_librarys_do(attack: str) -> None:
     recipe = dataclasses.replace(SMOKE.recipe, epochs=6)
     _, model = exploit(chosen, tested, Exploiter(), SMOKE.loop.net, recipe)
     full = ATTACKS[attack]
+    assert full is not None
     budget = dataclasses.replace(full, epsilon=full.epsilon / 8, step=full.step / 8)
     ours = accuracy(model, tested, attack=budget)
     theirs = {

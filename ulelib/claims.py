@@ -31,6 +31,7 @@ from ulelib.published import CONFIDENCE, ENOUGH, half_width
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 LEANS = {True: "leans to yes", False: "leans to no"}  # fewer runs than an interval needs
 NOT_TESTED = "not tested"
+OWN = "convnet"  # the profile's own network, in the columns model and source_model
 # Light tints that stay apart for colour-blind readers; the cell says the word as well.
 _TINTS = {
     HOLDS: "#cfe4f7",
@@ -85,23 +86,30 @@ def _check(claim: Mapping[str, Any]) -> None:
                 raise ValueError(f"{told}: no column {sorted(unknown)}")
 
 
-def judge(profile: str) -> pd.DataFrame:
+def judge(profile: str, frames: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
     """Every predicate of every claim, judged by the profile's records.
+
+    Args:
+        frames: pages and their results (of `Lab.table`), in the place of all records.
 
     Returns:
         columns id, under (the condition it belongs to), predicate (in words), difference (points;
         a value in percent where there is no right side), low, high (its 95 % interval, NaN below
         three runs), n (runs of the side with fewer) and outcome, one of `OUTCOMES`.
     """
-    recorded = set(results.pages(profile))
-    frames = {
-        page: _with_models(results.read(page, profile)[0], profile)
-        for page in sorted({claim["page"] for claim in load() if "page" in claim} & recorded)
-    }
+    if frames is None:
+        frames = {page: results.read(page, profile)[0] for page in results.pages(profile)}
+    frames = {page: _with_models(frame, profile) for page, frame in frames.items()}
+    # The profile's own network may be one of the papers', and then goes by that one's name.
+    nets, fast = PROFILES[profile].nets, PROFILES[profile].loop.net
+    own = next((name for name, net in nets.items() if net == fast), OWN)
     lines = []
     for claim in load():
         for test in claim.get("test", ()):
-            found = _judged(test, frames.get(claim["page"]))
+            sides = {side: {**test[side]} for side in ("left", "right") if side in test}
+            for selector in sides.values():
+                selector |= {name: own for name, wanted in selector.items() if wanted == OWN}
+            found = _judged({**test, **sides}, frames.get(claim["page"]))
             lines.append(
                 {"id": claim["id"], "under": test.get("under", ""), "predicate": words(test)}
                 | found
@@ -117,8 +125,9 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         columns id, sentence, source, page, fixed, verdict, and why: the reason where it was not
-        tested. A verdict is "holds", "holds only CONDITION", "does not hold", "open" or "not
-        tested"; "open, leans to yes" (or no) where too few runs decide.
+        tested. A verdict is "holds"; "holds only CONDITION", where it fails under the others;
+        "holds CONDITION, else open"; "does not hold"; "open"; "open, leans to yes" (or no) where
+        too few runs decide; or "not tested".
     """
     lines = []
     for claim in load():
@@ -199,7 +208,7 @@ def _with_models(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
     if frame.empty:
         return frame
     names = {str(net): name for name, net in PROFILES[profile].nets.items()}
-    names.setdefault(str(PROFILES[profile].loop.net), "convnet")
+    names.setdefault(str(PROFILES[profile].loop.net), OWN)
     named = {
         column: frame[column].map(lambda net: names.get(net, net)) for column in ("net", "source")
     }
@@ -262,7 +271,8 @@ def _verdict(conditions: Mapping[str, str]) -> str:
     if found == {HOLDS}:
         return HOLDS
     if HOLDS in found:
-        return f"holds only {' and '.join(u for u, o in conditions.items() if o == HOLDS)}"
+        told = " and ".join(under for under, outcome in conditions.items() if outcome == HOLDS)
+        return f"holds only {told}" if found == {HOLDS, FAILS} else f"holds {told}, else {OPEN}"
     if found == {FAILS}:
         return "does not hold"
     if len(found) == 1 and found < set(LEANS.values()):

@@ -73,7 +73,8 @@ class Poison:
             1 is Fowl et al.'s targeted AdvPois, (y + 1) mod C; 0 moves away from the true label:
             their untargeted one, and the error-maximising noise that Huang et al. compare with.
         wise: "sample", or "class": one pass over all images in batches drawn under the seed, each
-            moving its classes' noise by `inner` to the mean over their images, as in Huang et al.
+            moving its classes' noise by `inner` to the mean over their images. Huang et al. repeat
+            such passes until the network errs on 80 % of the images.
         batch_size: images moved at once; sample-wise it changes speed, not the result.
     """
 

@@ -74,6 +74,16 @@ class Mixture:
     clean: tuple[float, float] | None = None
     added: tuple[float, float] | None = stages.WHOLE
 
+    def __post_init__(self) -> None:
+        if self.clean is None and self.added is None:
+            raise ValueError("Mixture: neither clean nor added images")
+        if self.clean and self.added:
+            (low, high), (first, last) = self.clean, self.added
+            if low < last and first < high:
+                raise ValueError(
+                    f"Mixture: {self.clean} and {self.added} overlap; an image is clean or added"
+                )
+
     @property
     def share(self) -> float:
         """How much of the images is trained on."""
@@ -184,11 +194,11 @@ class Lab:
         if defender not in DEFENDERS:
             raise ValueError(f"defender {defender!r}; choose from {[CLEAN, *DEFENDERS]}")
         profile, seed = self.profile, self._seed(seed)
-        if source is not None:
-            profile = replace(profile, loop=replace(profile.loop, net=source))
-        if data is not None:  # a network that is attacked is trained on these images, too
-            profile = replace(profile, recipe=profile.recipe_for(self._share(data)))
-        setting = Setting(data or self.data, profile, seed, self.precision)
+        data = data or self.data
+        # A network that is attacked is the source network, trained on these images.
+        recipe = profile.recipe_for(self._share(data), source)
+        loop = profile.loop if source is None else replace(profile.loop, net=source)
+        setting = Setting(data, replace(profile, loop=loop, recipe=recipe), seed, self.precision)
         method = replace(DEFENDERS[defender](setting), **changes)  # type: ignore[type-var]
         return Noise(setting.data, method, seed, self.precision)
 
@@ -253,7 +263,7 @@ class Lab:
             data=data.name,
             defender=defender,
             export="-" if clean else export,
-            source="-" if clean else str(source or profile.loop.net),
+            source="-" if noise is None else _source(noise),
             exploiter=exploiter,
             net=str(net),
             seed=seed,
@@ -374,6 +384,14 @@ class Lab:
             return self.seeds[0]
         _check_whole("seed", seed, 10_000)
         return seed
+
+
+def _source(noise: Noise) -> str:
+    """The network that noise was made with; "-" for noise that was made without one."""
+    method: Any = noise.method
+    victim = getattr(method, "victim", None)
+    net = getattr(method, "net", None) or getattr(victim, "net", None)
+    return str(net) if net else "-"
 
 
 def _check_whole(name: str, number: int, most: int) -> None:

@@ -90,8 +90,12 @@ def caption(lab: Lab) -> str:
     return f"{images}, profile {lab.profile.name}, {_seeds(lab.seeds)}{fell_back}"
 
 
-def about(lab: Lab) -> Markdown:
-    """The page's first output: on what data, profile, seeds and machine it ran."""
+def about(lab: Lab, **own: str) -> Markdown:
+    """The page's first output: on what data, profile, seeds and machine it ran.
+
+    Args:
+        own: rows that are otherwise on this page, e.g. `data="2,000 pictures of imagenet10"`.
+    """
     profile, where = lab.profile, machine.describe()
     loop, recipe = profile.loop, profile.recipe
     rows = {
@@ -108,10 +112,17 @@ def about(lab: Lab) -> Markdown:
             f"{recipe.learning_rate:g} ({recipe.schedule}), label smoothing "
             f"{recipe.label_smoothing:g}, crop and flip"
             + (", image and mirror image at the last test" if recipe.flip_at_test else "")
+            + f"; the papers' networks with peak rate {profile.nets_rate:g}"
+            + (
+                f"; on fewer images more epochs, for {profile.steps_at_least:.0%} of the steps"
+                if profile.steps_at_least
+                else ""
+            )
         ),
         "seeds": ", ".join(map(str, lab.seeds)),
         "precision": f"{lab.precision}, torch {where['torch']}, Python {where['python']}",
     }
+    rows |= {name.replace("_", " "): text for name, text in own.items()}
     lines = [f"| {name} | {text} |" for name, text in rows.items()]
     warning = ""
     if lab.fell_back:
@@ -170,16 +181,18 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
     )
 
 
-def judged(lab: Lab, name: str) -> Styler:
-    """The claims that a page's record judges, with what it says of them.
+def judged(lab: Lab, name: str, frame: pd.DataFrame, on: str | None = None) -> Styler:
+    """The claims that a page judges, with what its results say of them.
 
     Args:
-        name: the page, saved before (`Lab.save`).
+        name: of the page.
+        frame: its results, of `Lab.table`.
+        on: what it was measured on, if not `caption(lab)`.
     """
-    ledger = claims.judge(lab.profile.name)
+    ledger = claims.judge(lab.profile.name, {name: frame})
     told = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
     lines = told[told["page"] == name].merge(ledger, on="id")
-    return claims.style(lines, f"Claims judged by this page; {caption(lab)}")
+    return claims.style(lines, f"Claims judged by this page; {on or caption(lab)}")
 
 
 def download(frame: pd.DataFrame, name: str) -> str:

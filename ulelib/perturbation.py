@@ -144,7 +144,8 @@ class Perturbation:
 
     def indexed_by_class(self, images: ImageSet) -> Perturbation:
         """What the released ImageNet code made of sample-wise noise: an image of class c gets the
-        noise of image number c, whatever that image shows (`dataset.py:634`).
+        noise of image number c, whatever that image shows (`dataset.py:634`). The released images
+        are shuffled, so image number c may be of any class.
 
         Args:
             images: all images that the noise was made for.

@@ -146,6 +146,7 @@ CLAMPS: dict[str, type[Clamp]] = {"none": Ball, "view": PixelRange, "released": 
 # Table 7's attacks on test images. The paper gives no step; the released evaluator has an uncalled
 # PGD of 20 steps of 0.003 (`evaluator.py:73`). Madry et al. take 2/255, which is a little stronger.
 ATTACKS = {
+    "clean": None,
     "FGSM": Pgd(step=8 / 255, steps=1),
     "PGD-20": Pgd(step=2 / 255, steps=20, random_start=True),
 }

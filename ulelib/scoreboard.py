@@ -47,9 +47,10 @@ def board(profile: str) -> pd.DataFrame:
             cells = cells.drop(columns=["setting", "value", "unit"])
             cells = cells.rename(columns={"published_setting": "setting"})
             released = cells[cells["export"].isin(("as_released", "-"))]
-            prints = prints.merge(released[[*NAMES, *OURS]], "left", on=NAMES)
+            once = {"how": "left", "on": NAMES, "validate": "one_to_one"}
+            prints = prints.merge(released[[*NAMES, *OURS]], **once)
             exact = cells[cells["export"] == "exact"].rename(columns={"mean": "exact"})
-            prints = prints.merge(exact[[*NAMES, "exact"]], "left", on=NAMES)
+            prints = prints.merge(exact[[*NAMES, "exact"]], **once)
         parts.append(prints.assign(page=page))
     printed = ["value", "std_published", "n_published", "unit"]
     whole = pd.concat(parts, ignore_index=True).reindex(
@@ -60,9 +61,17 @@ def board(profile: str) -> pd.DataFrame:
 
 def _of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     """The rows of a page that can stand for a number of the table, under the paper's names."""
+    if table == "1":  # the paper's Mixup was the released one, as far as its code says
+        frame = frame[frame["exploiter"] != "mixup"].replace({"mixup (released)": "mixup"})
     plain = ~frame["defender"].str.contains(" (", regex=False)
     plain &= ~frame["exploiter"].str.contains(" (", regex=False)
     frame = frame[plain]
+    if table == "6":  # the released MLP, and the narrow ResNet rather than the fast network
+        networks = frame[["net", "source"]]
+        frame = frame[~networks.apply(lambda one: one.str.contains("sigmoid False")).any(axis=1)]
+        narrow = frame["net"].str.startswith("resnet18")
+        fast = frame["net"].str.startswith("convnet") | frame["source"].str.startswith("convnet")
+        frame = frame[~fast] if narrow.any() else frame
     if table != "5":
         return frame
     # Table 5 was made with noise indexed by class; the largest pictures come nearest to its own.

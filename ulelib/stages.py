@@ -143,8 +143,8 @@ class Run:
 
     Attributes:
         noise_after: the noise is added after the exploiter's augmentation, always in the same
-            place, instead of being published in the images. No exploiter does that; Huang et al.'s
-            program keeps pictures and noise apart and does, where its notebook does not.
+            place, instead of being published in the images. No exploiter can do that; an experiment
+            that keeps pictures and noise apart can (asked of Huang et al.'s notebook, issue 6).
     """
 
     train: tuple[Part, ...]
@@ -168,11 +168,13 @@ class Run:
 class Attacked:
     """A stage: the accuracy of a stored network on test images that were moved against it.
 
-    FGSM is `Pgd(epsilon, step=epsilon, steps=1)`, PGD-20 `Pgd(epsilon, step, 20, True)`.
+    FGSM is `Pgd(epsilon, step=epsilon, steps=1)`, PGD-20 `Pgd(epsilon, step, 20, True)`; None moves
+    nothing: the clean accuracy in the way that attacks are measured, in float32 and without mirror
+    images.
     """
 
     run: Run
-    attack: Pgd
+    attack: Pgd | None
     seed: Seed = 0
 
 
