@@ -181,12 +181,12 @@ def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatc
     stated = {name: runner.stated(runner.NOTEBOOKS / f"{name}.ipynb", parameters) for name in names}
     runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
-    assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 6 * 2)
+    assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 6 * 2) + 4 * 2  # once each
     assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3)
     every = plan.stages_of(stage for stages in stated.values() for stage in stages)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
-    # Four defenders, and five variants of two of them (in two seeds).
-    assert len(noises) == 2 * (4 + 5)
+    # Four defenders, and five variants of two of them, in two seeds; three more in one.
+    assert len(noises) == 2 * (4 + 5) + 3
     assert len(every) == len({key_of(stage) for stage in every})
     assert runner.stated(runner.NOTEBOOKS / "intro.ipynb", {"profile": "smoke"}) == []
 
