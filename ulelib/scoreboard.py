@@ -88,7 +88,9 @@ def style(whole: pd.DataFrame, caption: str) -> Styler:
         whole: of `board`.
     """
     in_points = whole["unit"] == "points"
-    shown = whole[["table", *NAMES]].assign(
+    how = whole[["exploiter", "model", "setting"]].replace({"model": {"resnet18": ""}})
+    shown = whole[["table", "defender"]].assign(
+        exploiter=how.apply(lambda names: ", ".join(filter(None, names)), axis=1),
         published=[
             _number(value, std, signed)
             for value, std, signed in zip(
@@ -105,18 +107,21 @@ def style(whole: pd.DataFrame, caption: str) -> Styler:
             )
         ],
         n=whole["n"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
-        verdict=whole["label"].replace("", published.ABSENT),
         interval=[
             "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
             for low, high in zip(whole["low"], whole["high"], strict=True)
         ],
+        verdict=whole["label"].replace("", published.ABSENT),
         exact=whole["exact"].map(lambda mean: "" if pd.isna(mean) else f"{mean:.2f}"),
     )
     styler = shown.style.hide(axis="index").map(published.tint, subset=["verdict"])
     return styler.set_caption(caption).set_table_styles(
         [
-            {"selector": "", "props": "font-size: 0.8em;"},
-            {"selector": "td, th", "props": "text-align: left; padding: 0.2em 0.5em;"},
+            {"selector": "", "props": "font-size: 0.7em;"},
+            {
+                "selector": "td, th",
+                "props": "text-align: left; padding: 0.2em 0.4em; white-space: nowrap;",
+            },
             {"selector": "caption", "props": "caption-side: top; text-align: left;"},
         ]
     )
