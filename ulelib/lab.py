@@ -374,10 +374,11 @@ class Lab:
             raise
 
     def _share(self, data: Data) -> float:
-        """How many images a data set has, of the profile's."""
-        if data == self.data:
+        """How many images a data set has, of the profile's; which need not be at hand for it."""
+        if not self.profile.steps_at_least:
             return 1.0
-        return len(stages.images(data, "train")) / len(self.train_set)
+        whole = self.profile.n_train or len(self.train_set)
+        return len(stages.images(data, "train")) / whole
 
     def _seed(self, seed: int | None) -> int:
         if seed is None:
