@@ -22,16 +22,14 @@ from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
-from scipy import stats
 
 from ulelib import results
-from ulelib.profiles import PROFILES
-from ulelib.published import CONFIDENCE, ENOUGH, half_width
+from ulelib.profiles import OWN, PROFILES
+from ulelib.published import ENOUGH, half_width, span, tint
 
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 LEANS = {True: "leans to yes", False: "leans to no"}  # fewer runs than an interval needs
 NOT_TESTED = "not tested"
-OWN = "convnet"  # the profile's own network, in the columns model and source_model
 # Light tints that stay apart for colour-blind readers; the cell says the word as well.
 _TINTS = {
     HOLDS: "#cfe4f7",
@@ -99,10 +97,10 @@ def judge(profile: str, frames: Mapping[str, pd.DataFrame] | None = None) -> pd.
     """
     if frames is None:
         frames = {page: results.read(page, profile)[0] for page in results.pages(profile)}
-    frames = {page: _with_models(frame, profile) for page, frame in frames.items()}
+    names = PROFILES[profile].names
+    frames = {page: _with_models(frame, names) for page, frame in frames.items()}
     # The profile's own network may be one of the papers', and then goes by that one's name.
-    nets, fast = PROFILES[profile].nets, PROFILES[profile].loop.net
-    own = next((name for name, net in nets.items() if net == fast), OWN)
+    own = names[str(PROFILES[profile].loop.net)]
     lines = []
     for claim in load():
         for test in claim.get("test", ()):
@@ -149,13 +147,7 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
     Args:
         lines: of `judge`, with the claim's sentence and source.
     """
-    interval = lines.apply(
-        lambda line: (
-            "" if math.isnan(line["low"]) else f"{line['low']:+.1f} to {line['high']:+.1f}"
-        ),
-        axis=1,
-        result_type="reduce",
-    )
+    interval = [span(*edges, digits=1) for edges in zip(lines["low"], lines["high"], strict=True)]
     shown = pd.DataFrame(
         {
             "claim": lines["sentence"].where(~lines["id"].duplicated(), ""),
@@ -170,7 +162,11 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
         }
     )
     left = {"text-align": "left", "vertical-align": "top"}
-    styler = shown.style.hide(axis="index").set_properties(**left).map(_tint, subset=["outcome"])
+    styler = (
+        shown.style.hide(axis="index")
+        .set_properties(**left)
+        .map(tint, subset=["outcome"], tints=_TINTS)
+    )
     return styler.set_caption(caption).set_table_styles(
         [
             {"selector": "", "props": "font-size: 0.8em;"},
@@ -178,11 +174,6 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
             {"selector": "caption", "props": "caption-side: top; text-align: left;"},
         ]
     )
-
-
-def _tint(outcome: str) -> str:
-    tint = _TINTS.get(outcome)
-    return f"background-color: {tint}; color: #1a1a1a;" if tint else ""
 
 
 def words(test: Mapping[str, Any]) -> str:
@@ -203,17 +194,12 @@ def _named(selector: Mapping[str, str]) -> str:
     return ", ".join(value.replace("_", " ") for value in selector.values() if value != "-")
 
 
-def _with_models(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
+def _with_models(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """`frame` with columns model and source_model: the networks' names in the profile."""
     if frame.empty:
         return frame
-    names = {str(net): name for name, net in PROFILES[profile].nets.items()}
-    names.setdefault(str(PROFILES[profile].loop.net), OWN)
-    named = {
-        column: frame[column].map(lambda net: names.get(net, net)) for column in ("net", "source")
-    }
-    setting = frame.get("setting", "-")
-    return frame.assign(model=named["net"], source_model=named["source"], setting=setting)
+    model, source = (frame[column].replace({**names}) for column in ("net", "source"))
+    return frame.assign(model=model, source_model=source, setting=frame.get("setting", "-"))
 
 
 def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, Any]:
@@ -230,10 +216,7 @@ def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, An
     if n < ENOUGH:
         return found | {"outcome": LEANS[least <= difference <= most]}
     means = [(float(side.std()) / math.sqrt(len(side)), len(side) - 1) for side in sides]
-    if len(means) > 1:
-        half = half_width(means[0], means[1])
-    else:
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, means[0][1]) * means[0][0])
+    half = half_width(*means)
     low, high = difference - half, difference + half
     if least <= low and high <= most:
         outcome = HOLDS

@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy import stats
 
-from ulelib.published import CONFIDENCE, ENOUGH, row_of
+from ulelib.perturbation import EXPORTS
+from ulelib.published import ENOUGH, half_width, row_of, span
 
 COLUMNS = ("standard", "gray")
 
@@ -35,29 +35,20 @@ def of_exports(frame: pd.DataFrame) -> pd.DataFrame:
         ValueError: an export is missing.
     """
     runs = _by_seed(frame, ["exploiter", "export"])
-    lines: dict[str, dict[str, str]] = {}
-    for column in (*COLUMNS, "gray less standard"):
-        try:
-            if column in COLUMNS:
-                exact, released, positive, truncated = (
-                    runs[column, export]
-                    for export in ("exact", "as_released", "positive", "truncated")
-                )
-            else:
-                exact, released, positive, truncated = (
-                    runs["gray", export] - runs["standard", export]
-                    for export in ("exact", "as_released", "positive", "truncated")
-                )
-        except KeyError as error:
-            raise ValueError(f"no runs of {error}: all four exports are needed") from None
+    if missing := {(one, export) for one in COLUMNS for export in EXPORTS} - set(runs.columns):
+        raise ValueError(f"no runs of {sorted(missing)}: all four exports are needed")
+    columns = {name: runs[name] for name in COLUMNS}
+    columns["gray less standard"] = runs["gray"] - runs["standard"]
+    lines = {}
+    for column, by_export in columns.items():
+        exact, released, positive, truncated = (by_export[export] for export in EXPORTS)
         told = {
             "dropping negative noise": ((positive - exact) + (released - truncated)) / 2,
             "truncating": ((truncated - exact) + (released - positive)) / 2,
             "both, as released": released - exact,
         }
-        for name, values in told.items():
-            lines.setdefault(name, {})[column] = interval(values.dropna().tolist())
-    return pd.DataFrame(lines).T
+        lines[column] = {name: interval(values.dropna().tolist()) for name, values in told.items()}
+    return pd.DataFrame(lines)
 
 
 def of_variants(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
@@ -99,8 +90,8 @@ def interval(differences: Sequence[float]) -> str:
     mean, n = float(values.mean()), len(values)
     if n < ENOUGH:
         return f"{mean:+.1f} ({n} run{'s' * (n > 1)})"
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * values.std() / math.sqrt(n))
-    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    half = half_width((float(values.std()) / math.sqrt(n), n - 1))
+    return f"{mean:+.1f} ({span(mean - half, mean + half, digits=1)})"
 
 
 def _by_seed(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -22,6 +22,8 @@ from ulelib.exploiters import Recipe
 from ulelib.pgd import Pgd
 from ulelib.settings import Op, Share, op
 
+OWN = "convnet"  # the name of a profile's own network, where it is none of the papers'
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -56,6 +58,11 @@ class Profile:
     precision: str = "float32"
     seeds: int = 3
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Each network's name in tables, by its text in `Cell.net` and `Cell.source`."""
+        return {str(self.loop.net): OWN} | {str(net): name for name, net in self.nets.items()}
+
     def recipe_for(self, share: float = 1.0, net: Op | None = None) -> Recipe:
         """The training of a network (`loop.net` if None) on a share of the images."""
         longer = max(1.0, self.steps_at_least / share)
@@ -66,6 +73,9 @@ class Profile:
             learning_rate=self.nets_rate if own else self.recipe.learning_rate,
         )
 
+
+# Small enough for every profile.
+MLPS = {"mlp": op("mlp"), "mlp without sigmoid": op("mlp", sigmoid=False)}
 
 SMOKE = Profile(
     name="smoke",
@@ -84,8 +94,7 @@ SMOKE = Profile(
         "resnet18": op("resnet18", width=0.125, blocks=1),
         "densenet121": op("densenet121", width=0.25, blocks=(1, 1, 1, 1)),
         "vgg11": op("vgg11", width=0.125),
-        "mlp": op("mlp"),
-        "mlp without sigmoid": op("mlp", sigmoid=False),
+        **MLPS,
     },
     recipe=Recipe(
         epochs=8,
@@ -120,8 +129,7 @@ CPU = Profile(
         "resnet18": op("resnet18", width=0.25, blocks=1),
         "densenet121": op("densenet121", width=0.375, blocks=(1, 2, 4, 3)),
         "vgg11": op("vgg11", width=0.25),
-        "mlp": op("mlp"),
-        "mlp without sigmoid": op("mlp", sigmoid=False),
+        **MLPS,
     },
     recipe=Recipe(
         epochs=10,
@@ -148,8 +156,7 @@ PAPER = Profile(
         "resnet18": op("resnet18"),
         "densenet121": op("densenet121"),
         "vgg11": op("vgg11"),
-        "mlp": op("mlp"),
-        "mlp without sigmoid": op("mlp", sigmoid=False),
+        **MLPS,
     },
     recipe=Recipe(),
     nets_rate=0.1,

@@ -255,18 +255,22 @@ def verdict(
     return Verdict(label, mean, std, n, ours, theirs, low, high)
 
 
-def half_width(one: tuple[float, int], two: tuple[float, int]) -> float:
-    """Half of the Welch interval of the difference of two means.
+def half_width(*means: tuple[float, int]) -> float:
+    """Half of the 95 % interval of a mean, or of the difference of two: Student's, and Welch's.
 
     Args:
-        one, two: each mean's standard error and its degrees of freedom.
+        means: each mean's standard error and its degrees of freedom.
     """
-    (error1, freedom1), (error2, freedom2) = one, two
-    variance = error1**2 + error2**2
+    variance = sum(error**2 for error, _ in means)
     if variance == 0:
         return 0.0
-    freedom = variance**2 / (error1**4 / freedom1 + error2**4 / freedom2)
+    freedom = variance**2 / sum(error**4 / degrees for error, degrees in means)
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(variance))
+
+
+def span(low: float, high: float, digits: int = 2) -> str:
+    """An interval as a table shows it, "-0.10 to +0.05"; "" where there is none."""
+    return "" if pd.isna(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def compare(
@@ -616,11 +620,11 @@ def _texts(cell: pd.Series[Any]) -> dict[str, str]:
         printed = f"{cell['value']:+.2f}" if in_points else f"{cell['value']:.2f}"
         texts |= {"published": f"{printed}{std}{n}", "verdict": cell["label"]}
     if not pd.isna(cell["low"]):
-        texts["interval"] = f"{cell['low']:+.2f} to {cell['high']:+.2f}"
+        texts["interval"] = span(cell["low"], cell["high"])
     return texts
 
 
-def tint(cell: object) -> str:
-    """The style of a cell whose last line is a verdict; "" for any other."""
-    colour = _TINTS.get(str(cell).split("\n")[-1])
+def tint(cell: object, tints: Mapping[str, str] = _TINTS) -> str:
+    """The style of a cell whose last line is a verdict, a key of `tints`; "" for any other."""
+    colour = tints.get(str(cell).split("\n")[-1])
     return f"background-color: {colour}; color: #1a1a1a;" if colour else ""

@@ -42,7 +42,7 @@ def board(profile: str) -> pd.DataFrame:
         page = PAGE_OF[str(table)]
         if page in recorded:
             frame, _ = results.read(page, profile)
-            frame = _of_table(frame, str(table))
+            frame = of_table(frame, str(table))
             cells = published.compare(frame, str(table), CELL).dropna(subset="value")
             cells = cells.drop(columns=["setting", "value", "unit"])
             cells = cells.rename(columns={"published_setting": "setting"})
@@ -59,8 +59,13 @@ def board(profile: str) -> pd.DataFrame:
     return whole.assign(label=whole["label"].fillna(""))
 
 
-def _of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
-    """The rows of a page that can stand for a number of the table, under the paper's names."""
+def of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """The rows of a page that stand for a number of the table, under the paper's names.
+
+    Args:
+        frame: of `Lab.table`.
+        table: "1" to "9".
+    """
     if table == "1":  # the paper's Mixup was the released one, as far as its code says
         frame = frame[frame["exploiter"] != "mixup"].replace({"mixup (released)": "mixup"})
     plain = ~frame["defender"].str.contains(" (", regex=False)
@@ -108,8 +113,7 @@ def style(whole: pd.DataFrame, caption: str) -> Styler:
         ],
         n=whole["n"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
         interval=[
-            "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
-            for low, high in zip(whole["low"], whole["high"], strict=True)
+            published.span(*edges) for edges in zip(whole["low"], whole["high"], strict=True)
         ],
         verdict=whole["label"].replace("", published.ABSENT),
         exact=whole["exact"].map(lambda mean: "" if pd.isna(mean) else f"{mean:.2f}"),

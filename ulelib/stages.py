@@ -382,9 +382,7 @@ def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], N
     train = functools.reduce(data.mix, (published(part, store) for part in stage.train))
     noise = None
     if stage.noise_after:
-        bare = (
-            dataclasses.replace(p, noise=None, export="exact", index="own") for p in stage.train
-        )
+        bare = (Part(part.data, part.take) for part in stage.train)
         clean = functools.reduce(data.mix, (published(part, store) for part in bare))
         noise, train = train.images.to(torch.int16) - clean.images, clean
     training, model = exploit(
