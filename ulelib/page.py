@@ -114,7 +114,8 @@ def about(lab: Lab, **own: str) -> Markdown:
             + (", image and mirror image at the last test" if recipe.flip_at_test else "")
             + f"; the papers' networks with peak rate {profile.nets_rate:g}"
             + (
-                f"; on fewer images more epochs, for {profile.steps_at_least:.0%} of the steps"
+                "; on fewer images more epochs, to "
+                f"{profile.steps_at_least:.0%} of the steps at least"
                 if profile.steps_at_least
                 else ""
             )
