@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import resource
@@ -134,7 +133,8 @@ def benchmark(profile_name: str, images: int, repeats: int) -> None:
 
     def inner_steps() -> None:
         added = CLAMPS["view"](inner_batch[0], loop.inner.epsilon)
-        loss = functools.partial(bilevel._loss, frozen, added, inner_batch[1], precision)
+        source = bilevel.Classifier(frozen, precision)
+        loss = source.objective(added, inner_batch[1], torch.Generator())
         signed_gradient_steps(
             loss, zero, step=loop.inner.step, steps=loop.inner.steps, add=added.add
         )

@@ -11,18 +11,18 @@ Liu et al. 2021, appendix B and equation 3, after Huang et al., ICLR 2021:
     until error < lambda
 
 The four defenders of the paper differ in `view`, and in the bounds of the noise that go with it.
+Those of Ren et al. differ in L: their source model learns without labels (`contrastive.py`).
 Read `minimise_error` beside the algorithm. The paper calls M "epochs"; in the released code, and
 here, it counts batches.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -35,6 +35,7 @@ from ulelib.models import build_model, check_net, check_size
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import CLAMPS, Clamp, Pgd, random_start, signed_gradient_steps
 from ulelib.settings import (
+    LATER,
     NO_KEY,
     BelowOne,
     Count,
@@ -45,6 +46,63 @@ from ulelib.settings import (
     settings,
 )
 from ulelib.views import view
+
+
+class Learner(Protocol):
+    """The source model F', and what it minimises."""
+
+    @property
+    def model(self) -> nn.Module:
+        """All its parameters; the loop switches its modes and steps its optimizer."""
+
+    def loss(
+        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """L of the outer step: of protected images `(B, 3, H, W)`, a mean over the batch."""
+
+    def stepped(self) -> None:
+        """Told after each of the optimizer's steps."""
+
+    def objective(
+        self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """L of the inner step, as a function of delta `(B, 3 or 1, H, W)`, a scalar."""
+
+    def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
+        """What the stop test compares with lambda: a share, in [0, 1].
+
+        Args:
+            shown: all protected images in batches, with their labels.
+            noise: of all images.
+        """
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """What the source model learns: settings with this one function.
+
+    Attributes:
+        together: whether an image's loss depends on the others of its batch. Then batches are drawn
+            anew for each pass, and all have the same size.
+    """
+
+    together: ClassVar[bool]
+
+    def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
+        """An untrained source model for these images."""
+
+
+@settings
+class Supervised:
+    """L is the cross-entropy of the labels, as in Algorithm 1."""
+
+    together: ClassVar[bool] = False
+
+    def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
+        """See `Learning`."""
+        model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
+        check_size(model, net, images.images)
+        return Classifier(model, precision)
 
 
 @settings
@@ -73,6 +131,9 @@ class Bilevel:
             clip is the largest norm of its gradient.
         from_scratch: start the source model anew in each round, as section 3.3 says; the released
             code, and Algorithm 1 itself, carry theta over.
+        learning: what the source model minimises; Ren et al.'s is `contrastive.Transferable`.
+        rounds: exactly so many, without a stop test, as Ren et al. do; None: until stop_error.
+        optimizer: "sgd", or "adam", which has no use for momentum.
     """
 
     net: Op = op("resnet18")
@@ -93,6 +154,9 @@ class Bilevel:
     weight_decay: NotNegative = 5e-4
     clip: Positive = 5.0
     from_scratch: bool = False
+    learning: Learning = field(default=Supervised(), metadata=LATER)
+    rounds: Count | None = field(default=None, metadata=LATER)
+    optimizer: Literal["sgd", "adam"] = field(default="sgd", metadata=LATER)
 
     def __post_init__(self) -> None:
         check_net(self.net)
@@ -114,11 +178,26 @@ class Bilevel:
                 f"inner step sees, but {self.inner_view or self.view} draws another one for every "
                 'pass, or shows colours to gray noise: take clamp="none"'
             )
+        if isinstance(self.learning, type):
+            raise ValueError(f"Bilevel.learning is {self.learning}: settings, not their class")
+        if self.learning.together and self.wise == "class":
+            raise ValueError(
+                f"Bilevel.learning is {type(self.learning).__name__}, whose noise is sample-wise: "
+                "its classes come apart by themselves"
+            )
 
     @property
     def immaterial(self) -> frozenset[str]:
         """What cannot change the result, beside `max_rounds`."""
-        return frozenset({"inner_batch_size"}) if self.wise == "sample" else frozenset()
+        alone = self.wise == "sample" and not self.learning.together
+        untested = () if self.rounds is None else ("stop_error",)
+        return frozenset((*untested, *(["inner_batch_size"] if alone else ())))
+
+    def done(self, rounds: list[float]) -> bool:
+        """Whether the loop ends after these rounds' errors."""
+        if self.rounds is not None:
+            return len(rounds) == self.rounds
+        return bool(rounds) and rounds[-1] < self.stop_error
 
     def make(
         self,
@@ -178,48 +257,84 @@ def minimise_error(
     if steps.random_start:
         for part in noise.delta.split(100):  # the whole may be most of the memory
             part.copy_(random_start(part, steps.epsilon, generator))
-    source, optimizer = _fresh(settings, images, seed)
-    outer_batches = _endless(len(images), settings.outer_batch_size, generator)
+    learner, optimizer = _fresh(settings, images, seed, precision)
+    together = settings.learning.together
+    outer_batches = _endless(len(images), settings.outer_batch_size, generator, together)
 
     rounds: list[float] = []  # the source model's error after each
-    while not rounds or rounds[-1] >= settings.stop_error:
-        if len(rounds) == settings.max_rounds:
+    while not settings.done(rounds):
+        if settings.rounds is None and len(rounds) == settings.max_rounds:
             raise _not_converged(settings, noise.perturbation(settings, images, rounds, started))
         if settings.from_scratch and rounds:
-            source, optimizer = _fresh(settings, images, _draw_seed(generator))
+            learner, optimizer = _fresh(settings, images, _draw_seed(generator), precision)
 
         # Outer step: theta <- Optimize(view(x) + delta, y, theta), for M batches.
-        source.train().requires_grad_(True)
+        learner.model.train().requires_grad_(True)
         for batch in itertools.islice(outer_batches, settings.outer_batches):
             x = outer(to_float(pixels[batch]), generator) + noise.of(batch)
-            loss = F.cross_entropy(logits(source, x, precision), labels[batch])
+            loss = learner.loss(x, labels[batch], generator)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(source.parameters(), settings.clip)
+            nn.utils.clip_grad_norm_(learner.model.parameters(), settings.clip)
             optimizer.step()
+            learner.stepped()
         if not torch.isfinite(loss):
             raise Diverged(f"the source model's loss is {loss.item()}; lower learning_rate")
 
         # Inner step: delta <- argmin L(F'(view(x) + delta; theta), y), clipped, for all images.
-        source.eval().requires_grad_(False)
-        for batch in noise.passes(settings.inner_batch_size, generator):
+        learner.model.eval().requires_grad_(False)
+        for batch in noise.passes(settings.inner_batch_size, generator, together):
             added = clamp(inner(to_float(pixels[batch]), generator), steps.epsilon)
-            loss_of = functools.partial(_loss, source, added, labels[batch], precision)
+            loss_of = learner.objective(added, labels[batch], generator)
             moved = signed_gradient_steps(
                 loss_of, noise.of(batch), step=steps.step, steps=steps.steps, add=added.add
             )
             noise.set(batch, moved)
 
         # Eval(F'(view(x) + delta; theta), y).
-        wrong = 0
-        for batch in _in_order(len(images), settings.inner_batch_size):
-            x = stop(to_float(pixels[batch]), generator) + noise.of(batch)
-            with torch.no_grad():
-                wrong += int((logits(source, x, precision).argmax(1) != labels[batch]).sum())
-        rounds.append(wrong / len(images))
+        shown = (
+            (stop(to_float(pixels[batch]), generator) + noise.of(batch), labels[batch])
+            for batch in _in_order(len(images), settings.inner_batch_size)
+        )
+        rounds.append(learner.error(shown, noise))
         report(f"round {len(rounds)}: error {rounds[-1]:.1%}")
 
     return noise.perturbation(settings, images, rounds, started)
+
+
+class Classifier:
+    """The source model of Algorithm 1: it learns labels."""
+
+    def __init__(self, model: nn.Module, precision: str) -> None:
+        self.model, self.precision = model, precision
+
+    def loss(
+        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(logits(self.model, x, self.precision), labels)
+
+    def stepped(self) -> None:
+        """Nothing more to do."""
+
+    def objective(
+        self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """L(F'(view(x) + delta; theta), y), summed: no image scales another's gradient."""
+
+        def loss_of(delta: torch.Tensor) -> torch.Tensor:
+            predicted = logits(self.model, added.shown(delta), self.precision)
+            return F.cross_entropy(predicted, labels, reduction="sum")
+
+        return loss_of
+
+    def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
+        """The share of the protected images that it gets wrong."""
+        wrong = 0
+        for x, labels in shown:
+            with torch.no_grad():
+                wrong += int((logits(self.model, x, self.precision).argmax(1) != labels).sum())
+        return wrong / len(noise.labels)
 
 
 # --- whose noise a row of delta is ----------------------------------------------------------------
@@ -243,9 +358,14 @@ class SampleWise:
     def set(self, batch: torch.Tensor, moved: torch.Tensor) -> None:
         self.delta[batch] = moved
 
-    def passes(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """All images once, in batches; in which order does not matter."""
-        return _in_order(len(self.labels), size)
+    def passes(
+        self, size: int, generator: torch.Generator, drawn: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """All images once, in batches: `drawn` under the seed, or in order where it is all one."""
+        count = len(self.labels)
+        if not drawn:
+            return _in_order(count, size)
+        return torch.randperm(count, generator=generator).to(device()).split(size)
 
     def perturbation(
         self, settings: Bilevel, images: ImageSet, rounds: list[float], started: float
@@ -280,9 +400,11 @@ class ClassWise(SampleWise):
         present = counts > 0
         self.delta[present] = sums[present] / counts[present].view(-1, 1, 1, 1)
 
-    def passes(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    def passes(
+        self, size: int, generator: torch.Generator, drawn: bool = True
+    ) -> tuple[torch.Tensor, ...]:
         """All images once, in batches drawn under the seed."""
-        return torch.randperm(len(self.labels), generator=generator).to(device()).split(size)
+        return super().passes(size, generator, drawn=True)
 
 
 NOISE: dict[str, type[SampleWise]] = {"sample": SampleWise, "class": ClassWise}
@@ -292,26 +414,20 @@ NOISE: dict[str, type[SampleWise]] = {"sample": SampleWise, "class": ClassWise}
 
 
 def _fresh(
-    settings: Bilevel, images: ImageSet, seed: int
-) -> tuple[nn.Module, torch.optim.Optimizer]:
+    settings: Bilevel, images: ImageSet, seed: int, precision: str
+) -> tuple[Learner, torch.optim.Optimizer]:
     """An untrained source model and its optimizer."""
-    model = seeded_model(lambda: build_model(settings.net, len(images.classes)), seed)
-    check_size(model, settings.net, images.images)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
+    learner = settings.learning.start(settings.net, images, seed, precision)
+    parameters, rate, decay = (
+        learner.model.parameters(),
+        settings.learning_rate,
+        settings.weight_decay,
     )
-    return model, optimizer
-
-
-def _loss(
-    source: nn.Module, added: Clamp, labels: torch.Tensor, precision: str, delta: torch.Tensor
-) -> torch.Tensor:
-    """L(F'(view(x) + delta; theta), y), summed: no image scales another's gradient."""
-    predicted = logits(source, added.shown(delta), precision)
-    return F.cross_entropy(predicted, labels, reduction="sum")
+    if settings.optimizer == "adam":
+        return learner, torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    return learner, torch.optim.SGD(
+        parameters, lr=rate, momentum=settings.momentum, weight_decay=decay
+    )
 
 
 def _draw_seed(generator: torch.Generator) -> int:
@@ -322,13 +438,20 @@ def _in_order(count: int, size: int) -> tuple[torch.Tensor, ...]:
     return torch.arange(count, device=device()).split(size)
 
 
-def _endless(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+def _endless(
+    count: int, size: int, generator: torch.Generator, whole: bool = False
+) -> Iterator[torch.Tensor]:
     """Training batches, continuing across rounds, always in the same order, as released.
 
     The order is drawn once: the released one is that of the data set, and pictures of a folder
     that stand sorted by class would come one class a batch.
+
+    Args:
+        whole: leave out the last batch if it is smaller, and not the only one.
     """
     order = torch.randperm(count, generator=generator).to(device())
+    if whole and count > size:
+        order = order[: count - count % size]
     while True:
         yield from order.split(size)
 

@@ -11,7 +11,19 @@ Small is well separated.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
 import torch
+from pydantic import Field
+
+from ulelib.bilevel import SampleWise
+from ulelib.data import ImageSet, check_classes
+from ulelib.machine import device, to_float
+from ulelib.perturbation import Perturbation
+from ulelib.pgd import Pgd, PixelRange, random_start, signed_gradient_steps
+from ulelib.settings import Count, settings
 
 # Added above and below the fraction, as released (`simclr_utils.py:85` of the project's code):
 # at the start all noise is 0, and so is every distance.
@@ -58,3 +70,89 @@ def csd(delta: torch.Tensor, labels: torch.Tensor, spread: str = "moving") -> to
     first, second = torch.triu_indices(classes, classes, offset=1, device=noise.device)
     apart = torch.linalg.vector_norm(means[first] - means[second], dim=1)  # d_ij, each pair once
     return ((spreads[first] + spreads[second] + TINY) / (apart + TINY)).mean()
+
+
+@settings
+class Separation:
+    """Noise of CSD alone: what the released commands of SimCLR and SimSiam make, whose contrastive
+    loss has a weight of 0; so no network has a say in it. Made in seconds.
+
+    Attributes:
+        inner: the steps on every image of a batch, in each pass; with a random start, since between
+            noises that are all 0 there is no direction.
+        passes: over all images, in batches drawn anew.
+        batch_size: images whose separability is measured together.
+        spread: see `csd`; as released.
+    """
+
+    inner: Pgd = Pgd(random_start=True)
+    passes: Count = 4
+    batch_size: Annotated[int, Field(ge=2, le=100_000)] = 512
+    spread: Literal["moving", "fixed"] = "fixed"
+
+    def __post_init__(self) -> None:
+        if not self.inner.random_start:
+            raise ValueError(
+                "Separation.inner.random_start is False: all noise would stay 0, since classes "
+                "whose means are one point have no direction in which to part"
+            )
+
+    def make(
+        self,
+        images: ImageSet,
+        seed: int,
+        precision: str,
+        *,
+        network: Callable[..., Any],
+        report: Callable[[str], None],
+    ) -> Perturbation:
+        """See `stages.Method`."""
+        check_classes(images)
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(seed)
+        noise, steps = SampleWise(images, 3), self.inner
+        pixels, labels = images.images.to(device()), images.labels.to(device())
+        for part in noise.delta.split(100):
+            part.copy_(random_start(part, steps.epsilon, generator))
+        rounds = []
+        for number in range(self.passes):
+            for batch in noise.passes(self.batch_size, generator, drawn=True):
+                bounds = PixelRange(to_float(pixels[batch]), steps.epsilon)
+                moved = signed_gradient_steps(
+                    lambda delta, y=labels[batch]: csd(delta, y, self.spread),  # type: ignore[misc]
+                    noise.of(batch),
+                    step=steps.step,
+                    steps=steps.steps,
+                    add=bounds.add,
+                )
+                noise.set(batch, moved)
+            rounds.append(misplaced(noise.delta, noise.labels))
+            report(f"pass {number + 1} of {self.passes}: {rounds[-1]:.1%} nearer to another class")
+        return Perturbation(
+            delta=noise.delta.cpu(),
+            kind="sample_wise",
+            epsilon=steps.epsilon,
+            defender="CSD",
+            fingerprint=images.fingerprint,
+            rounds=tuple(rounds),
+            seconds=time.perf_counter() - started,
+        )
+
+
+@torch.no_grad()
+def misplaced(delta: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of noises that lie nearer to the mean of another class than to that of their own.
+
+    0 where the classes are apart; (M - 1) / M, nearly, where the noise knows nothing of M classes.
+
+    Args:
+        delta: `(N, ...)` float, noise of a whole set.
+        labels: `(N,)` int64.
+    """
+    noise = delta.flatten(1)
+    present, member_of = labels.unique(return_inverse=True)
+    means = noise.new_zeros(len(present), noise.shape[1]).index_add(0, member_of, noise)
+    means /= torch.bincount(member_of).to(noise)[:, None]
+    # |d - c|^2 less |d|^2, which is the same for all classes.
+    nearest = (means.square().sum(1) - 2 * noise @ means.T).argmin(1)
+    return float((nearest != member_of).float().mean())

@@ -7,7 +7,8 @@ The paper's four (section 4) are one loop with four views of the clean image:
     ULEO-Grays       F'(Gray(x) + delta)            delta equal in all three channels
     ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
 
-Beside them AdvPois (Fowl et al., NeurIPS 2021), an attack on a trained network, and random noise.
+Beside them AdvPois (Fowl et al., NeurIPS 2021), an attack on a trained network; the noises of
+*Transferable Unlearnable Examples* (Ren et al., ICLR 2023); and random noise.
 A new defender is a function from a `Setting` to a method, and a line in `DEFENDERS`; a new method
 is settings with a function `make` (`stages.Method`), here or in a file of its own.
 """
@@ -246,6 +247,31 @@ def error_max_class_wise(setting: Setting) -> Method:
     )
 
 
+def csd(setting: Setting) -> Method:
+    """Ren et al. as their commands for SimCLR and SimSiam have it: CSD alone, spreads fixed."""
+    return setting.profile.separation
+
+
+def csd_moving(setting: Setting) -> Method:
+    """CSD alone, as the paper's equation has it: the gradient passes through the spreads, too."""
+    return replace(setting.profile.separation, spread="moving")
+
+
+def tue_simclr(setting: Setting) -> Method:
+    """Ren et al.'s equation: contrastive loss and CSD, with SimCLR for a source model."""
+    return replace(setting.profile.transferable["SimCLR"], net=setting.loop.net)
+
+
+def tue_moco(setting: Setting) -> Method:
+    """The same with MoCo v2."""
+    return replace(setting.profile.transferable["MoCo"], net=setting.loop.net)
+
+
+def tue_simsiam(setting: Setting) -> Method:
+    """The same with SimSiam."""
+    return replace(setting.profile.transferable["SimSiam"], net=setting.loop.net)
+
+
 def _victim(setting: Setting) -> Run:
     """A training on the clean images, whose network is attacked."""
     return Run(
@@ -280,6 +306,11 @@ DEFENDERS: dict[str, Callable[[Setting], Method]] = {
     "AdvPois": adv_pois,
     "error-max": error_max,
     "error-max class-wise": error_max_class_wise,
+    "CSD": csd,
+    "CSD (moving spreads)": csd_moving,
+    "TUE-SimCLR": tue_simclr,
+    "TUE-MoCo": tue_moco,
+    "TUE-SimSiam": tue_simsiam,
     "random": random,
     "random class-wise": random_class_wise,
 }

@@ -5,8 +5,8 @@
     frame = lab.table(cells)                   # one row a training
     noise = lab.perturbation("ULEO")
 
-A cell is a `stages.Run`, or an attack on its network, with its names. Products are explicit; means
-and pivots are pandas' work.
+A cell is a training, with labels or without, or an attack on its network, with its names. Products
+are explicit; means and pivots are pandas' work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ulelib.pgd import ATTACKS
 from ulelib.profiles import PROFILES, Profile
 from ulelib.published import CLEAN
 from ulelib.settings import Op, key_of
-from ulelib.stages import Attacked, Data, Noise, Part, Run, Stage
+from ulelib.stages import Attacked, Data, Noise, Part, Pretrained, Run, Stage
 from ulelib.store import Store
 
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
@@ -45,7 +45,7 @@ class Cell:
             the source network, the test.
     """
 
-    stage: Run | Attacked
+    stage: Run | Pretrained | Attacked
     data: str
     defender: str
     export: str
@@ -223,7 +223,8 @@ class Lab:
 
         Args:
             defender: a key of `DEFENDERS`, or "clean"; with `noise`, any name for it.
-            exploiter: a key of `EXPLOITERS`.
+            exploiter: a key of `EXPLOITERS`, or of `Profile.contrastive`: then it learns without
+                labels, and its accuracy is that of a linear probe (see `pretraining`).
             export: a key of `perturbation.EXPORTS`; of no effect on clean images.
             seed: of defender and exploiter; the lab's first if None.
             noise: made in a way that has no name in `DEFENDERS`.
@@ -237,8 +238,12 @@ class Lab:
         Raises:
             ValueError: an unknown name.
         """
-        if exploiter not in EXPLOITERS:
-            raise ValueError(f"exploiter {exploiter!r}; choose from {sorted(EXPLOITERS)}")
+        unsupervised = self.profile.contrastive
+        known = [*sorted(EXPLOITERS), *unsupervised]
+        if exploiter not in known:
+            raise ValueError(f"exploiter {exploiter!r}; choose from {known}")
+        if exploiter in unsupervised and noise_after:
+            raise ValueError("noise after the augmentation is for trainings with labels")
         if export not in EXPORTS:
             raise ValueError(f"export {export!r}; choose from {[*EXPORTS]}")
         profile, seed, data = self.profile, self._seed(seed), data or self.data
@@ -248,18 +253,27 @@ class Lab:
         if not clean and noise is None:
             noise = self.noise(defender, seed, data=data, source=source)
         net = net or profile.loop.net
-        run = Run(
-            train=mixture.parts(data, noise, export=export, index=index),
-            test=data,
-            exploiter=EXPLOITERS[exploiter],
-            net=net,
-            recipe=recipe or profile.recipe_for(mixture.share * self._share(data), net),
-            seed=seed,
-            precision=self.precision,
-            noise_after=noise_after,
-        )
+        share = mixture.share * self._share(data)
+        common: dict[str, Any] = {
+            "train": mixture.parts(data, noise, export=export, index=index),
+            "test": data,
+            "net": net,
+            "seed": seed,
+            "precision": self.precision,
+        }
+        stage: Run | Pretrained
+        if exploiter in unsupervised:
+            training = recipe or profile.longer(profile.pretraining, share)
+            stage = Pretrained(**common, contrastive=unsupervised[exploiter], recipe=training)
+        else:
+            stage = Run(
+                **common,
+                exploiter=EXPLOITERS[exploiter],
+                recipe=recipe or profile.recipe_for(share, net),
+                noise_after=noise_after,
+            )
         return Cell(
-            stage=run,
+            stage=stage,
             data=data.name,
             defender=defender,
             export="-" if clean else export,

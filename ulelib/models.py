@@ -241,6 +241,21 @@ def build_model(net: Op, classes: int) -> nn.Module:
     return look_up(MODELS, net, "network", given=1)(classes)
 
 
+def headless(model: nn.Module) -> tuple[nn.Module, int]:
+    """A network without its last linear layer, which then returns features `(B, F)`; and F.
+
+    Changes `model` itself.
+
+    Raises:
+        ValueError: it does not end in a linear layer.
+    """
+    name, last = list(model.named_modules())[-1]
+    if not isinstance(last, nn.Linear):
+        raise ValueError(f"{type(model).__name__} ends in {type(last).__name__}, not in Linear")
+    model.set_submodule(name, nn.Identity())
+    return model, last.in_features
+
+
 @functools.cache
 def check_net(net: Op) -> None:
     """Whether a network of that name and these options can be built; takes no memory for it.

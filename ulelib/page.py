@@ -166,7 +166,12 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
     found = list(stages)
     if not found:
         return "No computation is behind this page."
-    words = {"Noise": "perturbation", "Run": "training", "Attacked": "attack"}
+    words = {
+        "Noise": "perturbation",
+        "Run": "training",
+        "Pretrained": "training without labels",
+        "Attacked": "attack",
+    }
     parts = []
     for kind, word in words.items():
         took = [float(s["result"].get("seconds", 0)) for s in found if s["spec"]["type"] == kind]

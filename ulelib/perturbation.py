@@ -159,6 +159,48 @@ class Perturbation:
             raise ValueError("only sample-wise noise, of an image a class at least, has such rows")
         return replace(self, delta=self.delta[: len(images.classes)].clone(), kind="class_wise")
 
+    def class_means(self, images: ImageSet) -> Perturbation:
+        """The class-wise part of sample-wise noise: the mean of each class's; class-wise noise is
+        returned as it is.
+
+        Args:
+            images: all images that the noise was made for.
+
+        Raises:
+            ValueError: it does not fit, or a class has no image.
+        """
+        self.check(images)
+        if self.kind == "class_wise":
+            return self
+        counts = torch.bincount(images.labels, minlength=len(images.classes))
+        if not counts.all():
+            missing = images.classes[int((counts == 0).nonzero()[0])]
+            raise ValueError(
+                f"{images.name} has no image of {missing!r}, so no noise of that class"
+            )
+        sums = torch.zeros(len(counts), *self.delta.shape[1:])
+        sums.index_add_(0, images.labels, self.delta)
+        return replace(self, delta=sums / counts.view(-1, 1, 1, 1), kind="class_wise")
+
+    def fitted_to(self, images: ImageSet) -> Perturbation:
+        """Class-wise noise for other images: the first classes', at the size of these images.
+
+        Raises:
+            ValueError: sample-wise noise, or images of more classes than the noise has.
+        """
+        if self.kind != "class_wise":
+            raise ValueError("sample-wise noise fits only the images that it was made for")
+        if len(images.classes) > len(self.delta):
+            raise ValueError(
+                f"{images.name!r} has {len(images.classes)} classes, but the noise has only "
+                f"{len(self.delta)}: make it on a data set of as many classes, or choose fewer"
+            )
+        delta, size = self.delta[: len(images.classes)], images.images.shape[2:]
+        if delta.shape[2:] != size:  # interpolation cannot leave the bounds
+            delta = F.interpolate(delta, list(size), mode="bilinear", antialias=True)
+        delta = delta.clamp(-self.epsilon, self.epsilon).contiguous()
+        return replace(self, delta=delta, fingerprint=images.fingerprint)
+
     def save(self, path: Path) -> None:
         """Write a safetensors file: numbers and one JSON text, nothing that could run.
 

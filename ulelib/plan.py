@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from ulelib import machine
 from ulelib.settings import key_of
-from ulelib.stages import Attacked, Noise, Part, Run, Stage, compute, needs
+from ulelib.stages import Attacked, Noise, Part, Pretrained, Run, Stage, compute, needs
 from ulelib.store import Store, pack, unpack
 
 LOOK_AGAIN = 5.0  # seconds until a stage that is under way elsewhere is looked at again
@@ -176,6 +176,10 @@ def title(stage: Stage) -> str:
             prepare = " ".join(op.name for op in stage.exploiter.prepare) or "standard"
             parts = ", ".join(_part(part) for part in stage.train)
             return f"training: {prepare}, {stage.net.name}, seed {stage.seed}, on {parts}"
+        case Pretrained():
+            parts = ", ".join(_part(part) for part in stage.train)
+            method = stage.contrastive.method
+            return f"training without labels: {method}, seed {stage.seed}, on {parts}"
         case Attacked():
             return f"attack on the network of {title(stage.run)}"
 

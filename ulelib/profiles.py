@@ -16,8 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ulelib.bilevel import Bilevel
+from ulelib.contrastive import Contrastive, Transferable
+from ulelib.csd import Separation
 from ulelib.exploiters import Recipe
 from ulelib.pgd import Pgd
 from ulelib.settings import Op, Share, op
@@ -38,6 +41,10 @@ class Profile:
         nets: the papers' networks, by their names in tables, as this profile has them; the fast
             one of `loop.net` stands for ResNet-18 wherever a page names no network.
         recipe: the exploiter's training.
+        contrastive: how a network learns without labels, by the method's name in tables.
+        transferable: Algorithm 1 with such a source model (Ren et al.), by the same names.
+        separation: CSD noise, the steps of a pass over all images, and the passes.
+        pretraining: the training of an exploiter without labels.
         nets_rate: peak learning rate of the same for the networks of `nets`.
         steps_at_least: a training on a part of the images gets more epochs, until it has this share
             of the steps of a training on all of them; 0 leaves the epochs as they are.
@@ -53,6 +60,10 @@ class Profile:
     poison: Pgd
     nets: Mapping[str, Op]
     recipe: Recipe
+    contrastive: Mapping[str, Contrastive]
+    transferable: Mapping[str, Bilevel]
+    separation: Separation
+    pretraining: Recipe
     nets_rate: float
     steps_at_least: Share = 0.0
     precision: str = "float32"
@@ -65,30 +76,49 @@ class Profile:
 
     def recipe_for(self, share: float = 1.0, net: Op | None = None) -> Recipe:
         """The training of a network (`loop.net` if None) on a share of the images."""
-        longer = max(1.0, self.steps_at_least / share)
         own = net in self.nets.values() and net != self.loop.net
-        return replace(
-            self.recipe,
-            epochs=math.ceil(self.recipe.epochs * longer - 1e-9),
-            learning_rate=self.nets_rate if own else self.recipe.learning_rate,
-        )
+        rate = self.nets_rate if own else self.recipe.learning_rate
+        return replace(self.longer(self.recipe, share), learning_rate=rate)
+
+    def longer(self, recipe: Recipe, share: float) -> Recipe:
+        """A training on a share of the images, with as many epochs as `steps_at_least` asks for."""
+        times = max(1.0, self.steps_at_least / share)
+        return replace(recipe, epochs=math.ceil(recipe.epochs * times - 1e-9))
 
 
 # Small enough for every profile.
 MLPS = {"mlp": op("mlp"), "mlp without sigmoid": op("mlp", sigmoid=False)}
 
+
+def _contrastive(**common: Any) -> dict[str, Contrastive]:
+    """The three methods; MoCo's temperature is that of the released command."""
+    return {
+        "SimCLR": Contrastive("simclr", **common),
+        "MoCo": Contrastive("moco", temperature=0.2, **common),
+        "SimSiam": Contrastive("simsiam", **common),
+    }
+
+
+def _transferable(loop: Bilevel, learner: Contrastive, csd_weight: float, **own: Any) -> Bilevel:
+    """Algorithm 1 with a source model that learns without labels."""
+    return replace(loop, learning=Transferable(learner, csd_weight=csd_weight), **own)
+
+
+SMOKE_LOOP = Bilevel(
+    net=op("convnet", widths=(16, 32, 64), stride=2),
+    inner=Pgd(step=2.4 / 255, steps=4),
+    outer_batches=8,
+    outer_batch_size=125,
+    inner_batch_size=500,
+    stop_error=0.002,
+)
+SMOKE_CONTRASTIVE = _contrastive(hidden=64, dim=32, queue=500)
+
 SMOKE = Profile(
     name="smoke",
     data="shapes",
     n_train=None,
-    loop=Bilevel(
-        net=op("convnet", widths=(16, 32, 64), stride=2),
-        inner=Pgd(step=2.4 / 255, steps=4),
-        outer_batches=8,
-        outer_batch_size=125,
-        inner_batch_size=500,
-        stop_error=0.002,
-    ),
+    loop=SMOKE_LOOP,
     poison=Pgd(step=1 / 255, steps=20, random_start=True),
     nets={
         "resnet18": op("resnet18", width=0.125, blocks=1),
@@ -105,25 +135,41 @@ SMOKE = Profile(
         label_smoothing=0.1,
         curve_images=1000,
     ),
+    contrastive=SMOKE_CONTRASTIVE,
+    transferable={
+        name: _transferable(
+            SMOKE_LOOP,
+            learner,
+            csd_weight=1.0,
+            inner=Pgd(step=2.4 / 255, steps=2, random_start=True),
+            rounds=2,
+        )
+        for name, learner in SMOKE_CONTRASTIVE.items()
+    },
+    separation=Separation(Pgd(step=1.6 / 255, steps=5, random_start=True), passes=2),
+    pretraining=Recipe(epochs=2, batch_size=100, learning_rate=0.06, curve_images=500),
     nets_rate=0.1,
     steps_at_least=0.5,
     precision="fastest",
     seeds=1,
 )
 
+CPU_LOOP = Bilevel(
+    net=op("convnet", widths=(32, 64, 128)),
+    # A quarter of the paper's steps, twice as long. What the paper's twenty change is measured on
+    # the page 05b.
+    inner=Pgd(step=1.6 / 255, steps=5),
+    outer_batches=20,
+    outer_batch_size=250,
+    inner_batch_size=250,
+)
+CPU_CONTRASTIVE = _contrastive(queue=2000)
+
 CPU = Profile(
     name="cpu",
     data="cifar10",
     n_train=20_000,
-    loop=Bilevel(
-        net=op("convnet", widths=(32, 64, 128)),
-        # A quarter of the paper's steps, twice as long. What the paper's twenty change is measured
-        # on the page 05b.
-        inner=Pgd(step=1.6 / 255, steps=5),
-        outer_batches=20,
-        outer_batch_size=250,
-        inner_batch_size=250,
-    ),
+    loop=CPU_LOOP,
     poison=Pgd(step=0.8 / 255, steps=60, random_start=True),
     nets={
         "resnet18": op("resnet18", width=0.25, blocks=1),
@@ -141,10 +187,60 @@ CPU = Profile(
         clip=None,
         flip_at_test=True,
     ),
+    contrastive=CPU_CONTRASTIVE,
+    transferable={
+        name: _transferable(
+            CPU_LOOP,
+            learner,
+            csd_weight=1.0,
+            inner=Pgd(step=1.6 / 255, steps=2, random_start=True),
+            rounds=12,
+        )
+        for name, learner in CPU_CONTRASTIVE.items()
+    },
+    separation=Separation(Pgd(step=1.6 / 255, steps=5, random_start=True), passes=4),
+    pretraining=Recipe(epochs=10, batch_size=250, learning_rate=0.1),
     nets_rate=0.1,
     steps_at_least=0.5,
     precision="fastest",
 )
+
+PAPER_CONTRASTIVE = _contrastive()
+# The released commands, but for the weight of the contrastive loss (see `Transferable`). Rounds:
+# 40, 200 and 50 epochs of 98 or 97 batches, with a pass over the noise after 20, 100 and 25.
+PAPER_INNER = Pgd(step=0.8 / 255, steps=20, random_start=True)
+PAPER_TRANSFERABLE = {
+    "SimCLR": _transferable(
+        Bilevel(),
+        PAPER_CONTRASTIVE["SimCLR"],
+        csd_weight=0.1,
+        inner=PAPER_INNER,
+        rounds=196,
+        outer_batches=20,
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=1e-6,
+    ),
+    "MoCo": _transferable(
+        Bilevel(),
+        PAPER_CONTRASTIVE["MoCo"],
+        csd_weight=1.0,
+        inner=replace(PAPER_INNER, steps=5, random_start=False),
+        rounds=194,
+        outer_batches=100,
+        learning_rate=0.3,
+        weight_decay=1e-4,
+    ),
+    "SimSiam": _transferable(
+        Bilevel(),
+        PAPER_CONTRASTIVE["SimSiam"],
+        csd_weight=0.1,
+        inner=PAPER_INNER,
+        rounds=196,
+        outer_batches=25,
+        learning_rate=0.06,
+    ),
+}
 
 PAPER = Profile(
     name="paper",
@@ -159,6 +255,10 @@ PAPER = Profile(
         **MLPS,
     },
     recipe=Recipe(),
+    contrastive=PAPER_CONTRASTIVE,
+    transferable=PAPER_TRANSFERABLE,
+    separation=Separation(PAPER_INNER, passes=196),
+    pretraining=Recipe(epochs=200, batch_size=512, learning_rate=0.06),
     nets_rate=0.1,
 )
 

@@ -2,6 +2,7 @@
 
     Noise       a perturbation: data, method, seed
     Run         a training and what is measured on it: published parts, exploiter, network, seed
+    Pretrained  a training without labels, and what clean probes make of its features
     Attacked    a stored network measured under an attack
 
 A spec is made of frozen settings (`ulelib.settings`) and of other specs; the stages inside a spec
@@ -32,11 +33,13 @@ from torch import nn
 
 from ulelib import data, machine
 from ulelib.bilevel import NotConverged
+from ulelib.contrastive import Contrastive
 from ulelib.data import ImageSet
 from ulelib.exploiters import Exploiter, Recipe, Training, accuracy, exploit, prepared_test
 from ulelib.models import build_model, check_net
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
+from ulelib.pretraining import Pretraining, pretrain
 from ulelib.settings import LATER, Count, Op, Seed, Share, key_of, op, settings
 from ulelib.store import Store, manifest
 
@@ -117,14 +120,16 @@ class Part:
         export: how noise becomes uint8, see `perturbation.apply_delta`.
         index: whose sample-wise noise an image gets: its "own", or, by the slip of the released
             ImageNet code (`dataset.py:634` of Unlearnable-Examples), that of the image whose number
-            is its "class": the noise becomes class-wise, made for ten images of any class.
+            is its "class": the noise becomes class-wise, made for ten images of any class. "class
+            mean": the mean noise of its class, brought to the images' size; so noise can be moved
+            to another data set, whose class number c takes that of class number c.
     """
 
     data: Data
     take: tuple[Share, Share] = WHOLE
     noise: Noise | None = None
     export: Literal["exact", "as_released", "positive", "truncated"] = "exact"
-    index: Literal["own", "class"] = field(default="own", metadata=LATER)
+    index: Literal["own", "class", "class mean"] = field(default="own", metadata=LATER)
 
     def __post_init__(self) -> None:
         _check_take(self)
@@ -165,6 +170,33 @@ class Run:
 
 
 @settings
+class Pretrained:
+    """A stage: a training without labels on published images, probed with clean ones.
+
+    Attributes:
+        test: the data set whose clean training images teach the probes, and whose test images
+            measure them.
+    """
+
+    train: tuple[Part, ...]
+    test: Data
+    contrastive: Contrastive
+    net: Op = op("resnet18")
+    recipe: Recipe = Recipe()
+    seed: Seed = 0
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("Pretrained.train is empty: a training needs images")
+        if self.recipe.label_smoothing or self.recipe.flip_at_test:
+            raise ValueError(
+                "Pretrained.recipe: there are no labels to smooth, and no logits of mirror images"
+            )
+        check_net(self.net)
+
+
+@settings
 class Attacked:
     """A stage: the accuracy of a stored network on test images that were moved against it.
 
@@ -178,7 +210,7 @@ class Attacked:
     seed: Seed = 0
 
 
-Stage = Noise | Run | Attacked
+Stage = Noise | Run | Pretrained | Attacked
 
 
 def needs(stage: Stage) -> tuple[Stage, ...]:
@@ -218,7 +250,7 @@ def compute(
 
 
 def load(stage: Stage, store: Store) -> Any:
-    """What a stage holds: a `Perturbation`, a `Training`, or an accuracy in percent.
+    """What a stage holds: a `Perturbation`, `Training`, `Pretraining`, or an accuracy in percent.
 
     Raises:
         KeyError: it has not been computed.
@@ -339,6 +371,10 @@ def published(part: Part, store: Store) -> ImageSet:
     protected = whole if len(made_for) == len(whole) else whole.select(made_for)
     if part.index == "class":
         noise = noise.indexed_by_class(protected)
+    if part.index == "class mean":
+        source = images(part.noise.data, "train")
+        made_on = source.select(rows_of(source, part.noise.take))
+        noise = noise.class_means(made_on).fitted_to(protected)
     return noise.apply(protected, part.export, torch.searchsorted(made_for, rows))
 
 
@@ -401,6 +437,30 @@ def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], N
     _write_record(folder, dataclasses.asdict(training))
 
 
+def _write_pretrained(
+    stage: Pretrained, folder: Path, store: Store, report: Callable[[str], None]
+) -> None:
+    shows, backbone = pretrain(
+        functools.reduce(data.mix, (published(part, store) for part in stage.train)),
+        images(stage.test, "train"),
+        images(stage.test, "test"),
+        stage.contrastive,
+        stage.net,
+        stage.recipe,
+        seed=stage.seed,
+        precision=stage.precision,
+        report=report,
+    )
+    weights = {name: value.cpu().contiguous() for name, value in backbone.state_dict().items()}
+    save_file(weights, folder / "network.safetensors")
+    _write_record(folder, dataclasses.asdict(shows))
+
+
+def _read_pretrained(place: Path) -> Pretraining:
+    told = _read_record(place)
+    return Pretraining(**{**told, "curve": tuple(told["curve"])})
+
+
 def _read_run(place: Path) -> Training:
     told = _read_record(place)
     return Training(**{**told, "curve": tuple(told["curve"])})
@@ -438,11 +498,13 @@ def _read_record(place: Path) -> dict[str, Any]:
 _WRITE: dict[type, Callable[..., None]] = {
     Noise: _write_noise,
     Run: _write_run,
+    Pretrained: _write_pretrained,
     Attacked: _write_attacked,
 }
 _READ: dict[type, Callable[[Path], Any]] = {
     Noise: lambda place: Perturbation.load(place / "delta.safetensors"),
     Run: _read_run,
+    Pretrained: _read_pretrained,
     Attacked: lambda place: float(_read_record(place)["accuracy"]),
 }
 

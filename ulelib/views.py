@@ -98,6 +98,68 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4
     return views
 
 
+def resized_crop(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+    """A part of each image, enlarged to the size of the whole, bilinearly.
+
+    Differentiable, and in one call for all images, each with its own part.
+
+    Args:
+        images: `(B, 3, H, W)` float.
+        boxes: `(B, 4)` float, in shares of height and width: top, left, height, width.
+        flips: `(B,)` bool, which ones are mirrored.
+    """
+    top, left, height, width = boxes.to(images).unbind(1)
+    mirrored = width * torch.where(flips.to(images.device), -1.0, 1.0)
+    zero = torch.zeros_like(top)
+    # From [-1, 1] of the result to [-1, 1] of the image.
+    across = torch.stack([mirrored, zero, 2 * left + width - 1], 1)
+    down = torch.stack([zero, height, 2 * top + height - 1], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def jitter(images: torch.Tensor, factors: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue of each image, changed by its own factors.
+
+    As torchvision's `ColorJitter` does it for one image; differentiable.
+
+    Args:
+        images: `(B, 3, H, W)` float in [0, 1].
+        factors: `(B, 4)` float: factors of brightness, contrast and saturation, and the turn of the
+            hue in [-0.5, 0.5].
+        order: of the four, which is done when.
+    """
+    amounts = factors.to(images).view(-1, 4, 1, 1, 1)
+    for which in order:
+        amount = amounts[:, which]
+        if which == 3:
+            images = _turn_hue(images, amount)
+            continue
+        if which == 0:
+            other = torch.zeros_like(images)
+        else:
+            other = gray(images)
+            other = other.mean((1, 2, 3), keepdim=True) if which == 1 else other
+        images = (amount * images + (1 - amount) * other).clamp(0, 1)
+    return images
+
+
+def _turn_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """Hue moved by `turn` `(B, 1, 1, 1)`, in turns, in the HSV model."""
+    red, green, blue = images.unbind(1)
+    value, which = images.max(1)  # (B, H, W)
+    chroma = value - images.amin(1)
+    safe = chroma.clamp(min=1e-8)  # gray pixels have no hue, and keep their colour below
+    differences = torch.stack([green - blue, blue - red, red - green], 1)
+    sixth = torch.gather(differences, 1, which[:, None])[:, 0] / safe + 2 * which
+    turned = sixth + 6 * turn[:, 0]
+    channels = []
+    for offset in (5, 3, 1):
+        k = (turned + offset).remainder(6)
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, 1)
+
+
 def bit_depth(images: torch.Tensor, bits: int) -> torch.Tensor:
     """Bit-depth reduction, round(x (2^b - 1)) / (2^b - 1): each channel takes the nearest of 2^b
     values (Xu et al., "Feature Squeezing", NDSS 2018).
@@ -160,6 +222,50 @@ def _gray_crop_flip(padding: int = 4) -> View:
     return View(lambda images, generator: gray(aug(images, generator)), random=True, gray=True)
 
 
+def _contrastive(
+    smallest: float = 0.2, strength: float = 1.0, jittered: float = 0.8, gray_chance: float = 0.2
+) -> View:
+    """The view of contrastive learning on CIFAR: a part of 0.2 to 1 of the area, enlarged; flipped;
+    with chance 0.8 changed in colour (0.4, 0.4, 0.4, 0.1 times `strength`); with chance 0.2 gray.
+
+    SimCLR (Chen et al., ICML 2020, appendix B.9: no blur on CIFAR), and the same in MoCo v2's and
+    SimSiam's CIFAR recipes. All is drawn for each image, but for the order of the colour changes,
+    which is a batch's. Float images; others pass through them.
+    """
+    for name, value in (
+        ("smallest", smallest), ("strength", strength), ("jittered", jittered),
+        ("gray_chance", gray_chance),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"contrastive: {name} is {value!r}: 0 to 1")
+    if not smallest:
+        raise ValueError("contrastive: smallest is 0: an image cannot be enlarged from nothing")
+    spans = torch.tensor([0.4, 0.4, 0.4, 0.1]) * strength
+    centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
+
+    def show(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        count, where = len(images), images.device
+        drawn = torch.rand(count, 11, generator=generator)
+        order = tuple(torch.randperm(4, generator=generator).tolist())
+        area = smallest + (1 - smallest) * drawn[:, 0]
+        ratio = torch.exp((2 * drawn[:, 1] - 1) * math.log(4 / 3))
+        sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 1).clamp(max=1)
+        boxes = torch.cat([(1 - sides) * drawn[:, 2:4], sides], 1)
+        seen = resized_crop(_as_float(images), boxes, drawn[:, 4] < 0.5)
+        factors = centre + (2 * drawn[:, 5:9] - 1) * spans
+        factors = torch.where(drawn[:, 9:10] < jittered, factors, centre)
+        seen = jitter(seen, factors, order)
+        turned_gray = (drawn[:, 10] < gray_chance).to(where).view(-1, 1, 1, 1)
+        seen = torch.where(turned_gray, gray(seen), seen)
+        return seen if images.dtype != torch.uint8 else (255 * seen).round().to(torch.uint8)
+
+    return View(show, random=True)
+
+
+def _as_float(images: torch.Tensor) -> torch.Tensor:
+    return images / 255 if images.dtype == torch.uint8 else images
+
+
 def _bdr(bits: int = 2) -> View:
     """Bit-depth reduction to 1 to 8 bits a channel; see `bit_depth`."""
     if type(bits) is not int or bits not in range(1, 9):
@@ -186,6 +292,7 @@ VIEWS: dict[str, Callable[..., View]] = {
     "gray": _gray,
     "crop_flip": _crop_flip,
     "gray_crop_flip": _gray_crop_flip,
+    "contrastive": _contrastive,
     "bdr": _bdr,
     "jpeg": _jpeg,
     "blur": _blur,

@@ -1,0 +1,252 @@
+"""Contrastive source models, and the noise of *Transferable Unlearnable Examples* (Ren et al., ICLR
+2023):
+
+    argmin_theta argmin_delta  L_contrastive(view1(x + delta), view2(x + delta)) + lambda CSD(delta)
+
+In Algorithm 1's loop (`bilevel.py`), with `Transferable` for its `learning`: the source model
+learns without labels, from two views of each protected image, and only CSD (`csd.py`) knows the
+classes. Losses, heads, queue and momentum are those of the library lightly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, Literal
+
+import torch
+from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+from lightly.models.modules.heads import (
+    MoCoProjectionHead,
+    SimCLRProjectionHead,
+    SimSiamPredictionHead,
+    SimSiamProjectionHead,
+)
+from lightly.models.utils import update_momentum
+from torch import nn
+
+from ulelib.bilevel import Learner, SampleWise
+from ulelib.csd import csd, misplaced
+from ulelib.data import ImageSet
+from ulelib.machine import logits, seeded_model
+from ulelib.models import build_model, check_size, headless
+from ulelib.pgd import Clamp
+from ulelib.settings import BelowOne, Count, NotNegative, Op, Positive, op, settings
+from ulelib.views import view
+
+
+@settings
+class Contrastive:
+    """Learning without labels; the defaults are those of the released commands (FACTS A3).
+
+    Attributes:
+        method: "simclr" (Chen et al., ICML 2020), "moco" (v2: Chen et al., 2020) or "simsiam"
+            (Chen and He, CVPR 2021).
+        augment: the view of which each image shows two.
+        temperature: of the first two's softmax.
+        hidden, dim: width of the heads' hidden layer, and of what they return.
+        queue: keys that "moco" compares an image with.
+        momentum: by which its second network follows the first.
+    """
+
+    method: Literal["simclr", "moco", "simsiam"]
+    augment: Op = op("contrastive")
+    temperature: Positive = 0.5
+    hidden: Count = 512
+    dim: Count = 128
+    queue: Count = 4096
+    momentum: BelowOne = 0.99
+
+    def __post_init__(self) -> None:
+        if not view(self.augment).random:
+            raise ValueError(
+                f"Contrastive.augment is {self.augment}, which shows the same picture twice: "
+                "there is nothing to learn from two equal views"
+            )
+
+    def build(self, net: Op, images: ImageSet, seed: int) -> Encoder:
+        """An untrained network of this method, for these images.
+
+        Raises:
+            ValueError: fewer images than the queue holds, of which some would then be their own
+                negatives; or images of a size that the network does not take.
+        """
+        if self.method == "moco" and self.queue > len(images):
+            raise ValueError(
+                f"Contrastive.queue is {self.queue}, but there are {len(images)} images: an image "
+                "would be compared with itself. Take a queue of fewer"
+            )
+
+        def make() -> Encoder:
+            whole = build_model(net, len(images.classes))
+            check_size(whole, net, images.images)
+            return ENCODERS[self.method](self, *headless(whole))
+
+        return seeded_model(make, seed)  # type: ignore[return-value]
+
+
+class Encoder(nn.Module):
+    """A network that learns from two views: backbone, head and loss.
+
+    Attributes:
+        backbone: from images `(B, 3, H, W)` to features `(B, F)`.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
+        """The loss of two views `(B, 3, H, W)` of the same images, a scalar."""
+        raise NotImplementedError
+
+    def stepped(self) -> None:
+        """Told after each step of the optimizer."""
+
+
+class SimCLR(Encoder):
+    """Each view shall be more like its other than like any other image of the batch."""
+
+    def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone)
+        head = SimCLRProjectionHead(width, told.hidden, told.dim)
+        self.project = nn.Sequential(backbone, head)
+        self.criterion = NTXentLoss(told.temperature)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
+        both = logits(self.project, torch.cat([first, second]), precision)
+        return self.criterion(*both.chunk(2))  # type: ignore[no-any-return]
+
+
+class MoCo(Encoder):
+    """The same against a queue of earlier images, seen by a network that follows slowly.
+
+    While noise is made (in eval mode) the queue and the second network stand still, and the
+    gradient passes through the second network, too, as the released command has it (`k_grad`).
+    """
+
+    def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone)
+        head = MoCoProjectionHead(width, told.hidden, told.dim)
+        self.project = nn.Sequential(backbone, head)
+        self.follower = copy.deepcopy(self.project)
+        self.criterion = NTXentLoss(told.temperature, memory_bank_size=(told.queue, told.dim))
+        self.momentum = told.momentum
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
+        bank = self.criterion.memory_bank
+        if self.training and len(first) > len(bank.bank):
+            raise ValueError(
+                f"a batch of {len(first)} images does not fit into a queue of {len(bank.bank)}: "
+                "take smaller batches, or a longer queue"
+            )
+        with torch.set_grad_enabled(not self.training):
+            keys = logits(self.follower, second, precision)
+        queries = logits(self.project, first, precision)
+        with contextlib.nullcontext() if self.training else _kept(bank):
+            return self.criterion(queries, keys)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def stepped(self) -> None:
+        update_momentum(self.project, self.follower, self.momentum)
+
+
+@contextlib.contextmanager
+def _kept(bank: nn.Module) -> Iterator[None]:
+    """A queue that nothing enters: the library's own loss adds to it what has a gradient."""
+    before = {name: buffer.clone() for name, buffer in bank.named_buffers()}
+    yield
+    for name, buffer in before.items():
+        setattr(bank, name, buffer)
+
+
+class SimSiam(Encoder):
+    """Each view shall be predicted from its other; nothing keeps them apart but a stopped gradient.
+
+    While noise is made (in eval mode) the gradient is not stopped, as released (`k_grad`).
+    """
+
+    def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone)
+        head = SimSiamProjectionHead(width, told.hidden, told.hidden)
+        self.project = nn.Sequential(backbone, head)
+        self.predict = SimSiamPredictionHead(told.hidden, told.dim, told.hidden)
+        self.criterion = NegativeCosineSimilarity()
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
+        projected = logits(self.project, torch.cat([first, second]), precision)
+        predicted = logits(self.predict, projected, precision)
+        z1, z2 = (projected.detach() if self.training else projected).chunk(2)
+        p1, p2 = predicted.chunk(2)
+        return (self.criterion(p1, z2) + self.criterion(p2, z1)) / 2  # type: ignore[no-any-return]
+
+
+ENCODERS: dict[str, Callable[[Contrastive, nn.Module, int], Encoder]] = {
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "simsiam": SimSiam,
+}
+
+
+@settings
+class Transferable:
+    """What the source model of *Transferable Unlearnable Examples* learns (see `bilevel.Learning`).
+
+    The released commands of SimCLR and SimSiam have a `contrastive_weight` of 0: their noise comes
+    from CSD alone, in the defender `CSD`. Here, as in the paper's equation, both count. In the
+    inner step two views are drawn anew for each of its steps, and the network is in eval mode, so
+    that images see each other in the losses alone (released: the same, but for SimSiam).
+
+    Attributes:
+        contrastive: the source model.
+        contrastive_weight, csd_weight: of the two losses in the inner step.
+        spread: as `csd.csd` takes it.
+    """
+
+    together: ClassVar[bool] = True
+
+    contrastive: Contrastive
+    contrastive_weight: Positive = 1.0
+    csd_weight: NotNegative = 1.0
+    spread: Literal["moving", "fixed"] = "moving"
+
+    def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
+        """See `bilevel.Learning`."""
+        return TwoViews(self, self.contrastive.build(net, images, seed), precision)
+
+
+class TwoViews:
+    """A source model that learns without labels (see `bilevel.Learner`)."""
+
+    def __init__(self, told: Transferable, model: Encoder, precision: str) -> None:
+        self.told, self.model, self.precision = told, model, precision
+        self.augment = view(told.contrastive.augment)
+
+    def loss(
+        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The contrastive loss of two views."""
+        return self.model(  # type: ignore[no-any-return]
+            self.augment(x, generator), self.augment(x, generator), self.precision
+        )
+
+    def stepped(self) -> None:
+        """The second network follows, where there is one."""
+        self.model.stepped()
+
+    def objective(
+        self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The paper's loss of a batch's noise."""
+
+        def loss_of(delta: torch.Tensor) -> torch.Tensor:
+            contrastive = self.loss(added.shown(delta), labels, generator)
+            apart = csd(delta, labels, self.told.spread)
+            return self.told.contrastive_weight * contrastive + self.told.csd_weight * apart
+
+        return loss_of
+
+    def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
+        """The share of the noise that lies nearer to another class's mean; no image is shown."""
+        return misplaced(noise.delta, noise.labels)

@@ -1,0 +1,214 @@
+"""Exploiters without labels: contrastive learning on the published images, then a probe.
+
+Whether protected images still teach good features is asked with clean images: their features are
+given to a linear classifier and to k nearest neighbours, both of which learn from clean training
+images and are measured on clean test images. Ren et al. promise this test of *Transferable
+Unlearnable Examples*; their repository never had its code.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ulelib.bilevel import Diverged
+from ulelib.contrastive import Contrastive
+from ulelib.data import ImageSet
+from ulelib.exploiters import SEED_OFFSET, Recipe
+from ulelib.machine import device, logits, to_float
+from ulelib.settings import Op
+from ulelib.views import view
+
+NEIGHBOURS = 200  # of Wu et al., CVPR 2018, and of nearly every evaluation since
+BANK = 5000  # clean images that the curve's neighbours are sought among
+COLLAPSED = 0.1  # spread of the features below which they are nearly one point
+
+
+class Collapsed(UserWarning):
+    """All images have nearly the same features: the network has learned nothing."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What a training without labels shows.
+
+    Attributes:
+        accuracy: of a linear classifier on the features, clean test images, in percent.
+        knn: of 200 nearest neighbours on the same, in percent.
+        curve: of the neighbours after each epoch, on the first `Recipe.curve_images` test images,
+            among the first 5,000 clean training images.
+        spread: mean standard deviation of the features' coordinates, at unit length, times the
+            square root of their number: about 1 where they fill the sphere, 0 where all are one.
+        chance: what guessing reaches, in percent.
+        seconds: of the whole, measurements included.
+    """
+
+    accuracy: float
+    knn: float
+    curve: tuple[float, ...]
+    spread: float
+    chance: float
+    seconds: float
+
+
+def pretrain(
+    train_set: ImageSet,
+    clean_set: ImageSet,
+    test_set: ImageSet,
+    contrastive: Contrastive,
+    net: Op,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    precision: str = "float32",
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[Pretraining, nn.Module]:
+    """Train a network without labels on published images; probe its features with clean ones.
+
+    Args:
+        train_set: what the defender published; its labels are not looked at.
+        clean_set: clean training images, with labels, for the probes.
+        test_set: clean images; they are only looked at, and select nothing.
+        contrastive: how it learns.
+        net: the network, a key of `models.MODELS` that ends in a linear layer.
+        recipe: how it is trained; label smoothing and mirror images at the test are no part of it.
+        seed: of the initial weights, the order and the views, shifted as in `exploit`.
+        precision: of the passes, "float32" or "bfloat16".
+        report: is told each epoch's neighbours, in words.
+
+    Returns:
+        what it shows, and the trained backbone in eval mode: images to features.
+
+    Raises:
+        ValueError: fewer images than a batch, or a batch or a set of images that does not fit the
+            queue; see `Contrastive.build`.
+        Diverged: the loss is not finite.
+
+    Warns:
+        Collapsed: the features are nearly one point, as SimSiam's may become.
+    """
+    steps = len(train_set) // recipe.batch_size
+    if not steps:
+        raise ValueError(f"{len(train_set)} images do not fill a batch of {recipe.batch_size}")
+    started = time.perf_counter()
+    seed += SEED_OFFSET
+    generator = torch.Generator().manual_seed(seed)
+    pixels, augment = train_set.images.to(device()), view(contrastive.augment)
+    model = contrastive.build(net, train_set, seed)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    scheduler = recipe.scheduler(optimizer, recipe.epochs * steps)
+    bank = clean_set.select(torch.arange(min(BANK, len(clean_set))))
+    glimpse = test_set.select(torch.arange(min(recipe.curve_images, len(test_set))))
+
+    curve: list[float] = []
+    for epoch in range(recipe.epochs):
+        model.train().requires_grad_(True)
+        order = torch.randperm(len(train_set), generator=generator).to(device())
+        for batch in order[: steps * recipe.batch_size].split(recipe.batch_size):
+            x = to_float(pixels[batch])
+            loss = model(augment(x, generator), augment(x, generator), precision)
+            optimizer.zero_grad()
+            loss.backward()
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            scheduler.step()
+            model.stepped()
+        if not torch.isfinite(loss):
+            raise Diverged(f"the loss is {loss.item()} in epoch {epoch + 1}; lower learning_rate")
+        known, seen = (features(model.backbone, some, precision) for some in (bank, glimpse))
+        curve.append(neighbours(known, bank, seen, glimpse))
+        report(f"epoch {epoch + 1} of {recipe.epochs}: {curve[-1]:.1f} % of {len(glimpse)}")
+
+    known, seen = (features(model.backbone, some, precision) for some in (clean_set, test_set))
+    spread = float(F.normalize(seen).std(0).mean()) * seen.shape[1] ** 0.5
+    if spread < COLLAPSED:
+        warnings.warn(
+            f"the features have collapsed: their spread is {spread:.3f}, where 1 fills the sphere. "
+            "Lower learning_rate, or take a larger head",
+            Collapsed,
+            stacklevel=2,
+        )
+    shows = Pretraining(
+        accuracy=linear_probe(known, clean_set, seen, test_set),
+        knn=neighbours(known, clean_set, seen, test_set),
+        curve=tuple(curve),
+        spread=spread,
+        chance=100 / len(train_set.classes),
+        seconds=time.perf_counter() - started,
+    )
+    return shows, model.backbone
+
+
+@torch.no_grad()
+def features(backbone: nn.Module, images: ImageSet, precision: str = "float32") -> torch.Tensor:
+    """Features `(N, F)` float32 of images, in eval mode."""
+    backbone.eval()
+    return torch.cat(
+        [
+            logits(backbone, to_float(part.to(device())), precision)
+            for part in images.images.split(500)
+        ]
+    )
+
+
+def neighbours(
+    known: torch.Tensor, known_set: ImageSet, seen: torch.Tensor, seen_set: ImageSet
+) -> float:
+    """Percent of `seen_set` that its nearest neighbours in `known_set` name rightly.
+
+    Args:
+        known, seen: features `(N, F)` and `(M, F)` of the two sets.
+    """
+    # Lightning comes with it, which takes seconds to import.
+    from lightly.utils.benchmarking.knn import knn_predict
+
+    bank, labels = F.normalize(known).T, known_set.labels.to(known.device)
+    right = 0
+    for part, truth in zip(F.normalize(seen).split(500), seen_set.labels.split(500), strict=True):
+        k = min(NEIGHBOURS, len(known))
+        ranked = knn_predict(part, bank, labels, len(known_set.classes), knn_k=k)
+        right += int((ranked[:, 0].cpu() == truth).sum())
+    return 100 * right / len(seen_set)
+
+
+def linear_probe(
+    known: torch.Tensor, known_set: ImageSet, seen: torch.Tensor, seen_set: ImageSet
+) -> float:
+    """Percent of `seen_set` that a linear classifier of the features of `known_set` names rightly.
+
+    Logistic regression on standardised features, weights decayed by 1e-4, to its optimum (L-BFGS):
+    nothing is left to a learning rate.
+
+    Args:
+        known, seen: features `(N, F)` and `(M, F)` of the two sets.
+    """
+    mean, std = known.mean(0), known.std(0).clamp(min=1e-6)
+    x, y = (known - mean) / std, known_set.labels.to(known.device)
+    layer = nn.Linear(x.shape[1], len(known_set.classes)).to(x.device)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(layer(x), y) + 1e-4 * layer.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        guessed = layer((seen - mean) / std).argmax(1).cpu()
+    return 100 * float((guessed == seen_set.labels).float().mean())
