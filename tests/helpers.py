@@ -16,6 +16,8 @@ from torch import nn
 
 from ulelib import models
 from ulelib.bilevel import Bilevel
+from ulelib.contrastive import Transferable
+from ulelib.csd import Separation
 from ulelib.data import ImageSet
 from ulelib.exploiters import Recipe
 from ulelib.pgd import Pgd
@@ -38,15 +40,28 @@ profiles.PROFILES["smoke"] = quick_profile()
 
 def quick_profile(**changes: Any) -> Profile:
     """The smoke profile with 100 images and a network of some thousand parameters."""
+    loop = Bilevel(
+        net=op("convnet", widths=(4, 6, 8)),
+        inner=Pgd(step=4 / 255, steps=2),
+        outer_batches=2,
+        outer_batch_size=50,
+        stop_error=0.99,
+    )
+    contrastive = {
+        name: dataclasses.replace(learner, hidden=16, dim=8, queue=50)
+        for name, learner in SMOKE.contrastive.items()
+    }
+    start = Pgd(step=4 / 255, steps=2, random_start=True)
     quick: dict[str, Any] = {
         "n_train": 100,
-        "loop": Bilevel(
-            net=op("convnet", widths=(4, 6, 8)),
-            inner=Pgd(step=4 / 255, steps=2),
-            outer_batches=2,
-            outer_batch_size=50,
-            stop_error=0.99,
-        ),
+        "loop": loop,
+        "contrastive": contrastive,
+        "transferable": {
+            name: dataclasses.replace(loop, learning=Transferable(learner), inner=start, rounds=2)
+            for name, learner in contrastive.items()
+        },
+        "separation": Separation(start, passes=2, batch_size=50),
+        "pretraining": Recipe(epochs=2, batch_size=20, curve_images=50),
         "poison": Pgd(step=4 / 255, steps=2, random_start=True),
         "recipe": Recipe(epochs=2, batch_size=10, schedule="one_cycle"),
         "precision": "float32",

@@ -165,6 +165,44 @@ def test_the_released_index_gives_a_class_the_noise_of_one_image() -> None:
         slipped.indexed_by_class(images)
 
 
+class TestClassMeans:
+    def test_are_the_means(self) -> None:
+        images = random_images(9)
+        noise = perturbation_for(images)
+        means = noise.class_means(images)
+        assert means.kind == "class_wise"
+        for label in range(3):
+            expected = noise.delta[images.labels == label].mean(0)
+            assert torch.allclose(means.delta[label], expected, atol=1e-7)
+        assert means.class_means(images) is means
+
+    def test_of_a_class_without_images_are_refused(self) -> None:
+        images = random_images(9)
+        more = dataclasses.replace(images, classes=(*images.classes, "empty"))
+        noise = perturbation_for(more)
+        with pytest.raises(ValueError, match="no image of 'empty'"):
+            noise.class_means(more)
+
+    def test_fit_images_of_another_size_and_of_fewer_classes(self) -> None:
+        images, others = random_images(9), random_images(8, size=24, classes=2, seed=3)
+        means = perturbation_for(images).class_means(images)
+        fitted = means.fitted_to(others)
+        assert fitted.delta.shape == (2, 3, 24, 24)
+        assert torch.allclose(fitted.delta.mean((2, 3)), means.delta[:2].mean((2, 3)), atol=2e-3)
+        assert len(fitted.apply(others)) == 8
+
+    def test_do_not_fit_more_classes_than_they_are(self) -> None:
+        images = random_images(9)
+        means = perturbation_for(images).class_means(images)
+        with pytest.raises(ValueError, match="has 5 classes, but the noise has only 3"):
+            means.fitted_to(random_images(10, classes=5))
+
+    def test_sample_wise_noise_is_not_fitted(self) -> None:
+        images = random_images(9)
+        with pytest.raises(ValueError, match="only the images that it was made for"):
+            perturbation_for(images).fitted_to(images)
+
+
 def test_class_wise_follows_the_labels_of_any_images() -> None:
     images, others = random_images(6), random_images(9, seed=5)
     delta = torch.stack([torch.full((3, 16, 16), value / 255) for value in (1.0, -2.0, 3.0)])

@@ -20,8 +20,9 @@ from ulelib.exploiters import EXPLOITERS, Exploiter, Training, exploit
 from ulelib.machine import to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
+from ulelib.pretraining import pretrain
 from ulelib.settings import Op, key_of, op
-from ulelib.stages import Attacked, Data, Noise, Part, Run, compute, load, needs
+from ulelib.stages import Attacked, Data, Noise, Part, Pretrained, Run, compute, load, needs
 from ulelib.store import Store
 
 QUICK = quick_profile()
@@ -225,6 +226,42 @@ def test_exploiters_that_mix_or_attack_are_stages_as_well(exploiter: str, store:
     run = run_of(exploiter=kinds[exploiter])
     assert 0 <= measured(run, store).accuracy <= 100
     assert key_of(run) != key_of(run_of())
+
+
+def test_an_exploiter_without_labels_is_a_stage(store: Store) -> None:
+    part = Part(DATA, noise=noise_of("CSD"))
+    stage = Pretrained((part,), DATA, QUICK.contrastive["MoCo"], QUICK.loop.net, QUICK.pretraining)
+    assert needs(stage) == (part.noise,)
+    assert compute(stage, store)
+    shows = load(stage, store)
+    published = stages.published(part, store)
+    clean, test = (stages.images(DATA, split) for split in ("train", "test"))
+    again, _ = pretrain(
+        published, clean, test, stage.contrastive, QUICK.loop.net, QUICK.pretraining
+    )
+    assert dataclasses.replace(shows, seconds=0.0) == dataclasses.replace(again, seconds=0.0)
+    assert stages.record(stage, store)["result"]["knn"] == shows.knn
+
+
+def test_a_training_without_labels_has_none_to_smooth() -> None:
+    smooth = dataclasses.replace(QUICK.pretraining, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="no labels to smooth"):
+        Pretrained((Part(DATA),), DATA, QUICK.contrastive["SimCLR"], QUICK.loop.net, smooth)
+
+
+def test_mean_noise_of_a_class_moves_to_other_data(store: Store, tmp_path: Path) -> None:
+    noise = noise_of("CSD")
+    compute(noise, store)
+    made: Perturbation = load(noise, store)
+    clean = stages.images(DATA, "train")
+    larger = dataclasses.replace(DATA, n=80, size=None, content="")
+    moved = stages.published(Part(larger, noise=noise, index="class mean"), store)
+    plain = stages.images(larger, "train")
+    means = torch.stack([made.delta[clean.labels == k].mean(0) for k in range(len(clean.classes))])
+    added = moved.images.int() - plain.images.int()
+    inside = (plain.images > 8) & (plain.images < 247)
+    expected = (255 * means[plain.labels]).round().int()
+    assert torch.equal(added[inside], expected[inside])
 
 
 def test_stages_travel_and_are_found_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torchvision.transforms import functional as TF
 
 from helpers import random_images
 from ulelib import views
@@ -183,3 +185,63 @@ def test_unknown_views_and_options_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             views.view(wanted)
+
+
+class TestContrastiveView:
+    """The pieces of the differentiable view, against torchvision's functions for one image."""
+
+    def test_a_part_is_enlarged_as_torchvision_does(self) -> None:
+        images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        places = [(4, 8, 16, 20), (0, 0, 32, 32), (10, 2, 20, 12)]
+        flips = torch.tensor([False, True, True])
+        seen = views.resized_crop(images, torch.tensor(places) / 32, flips)
+        for image, (top, left, height, width), flip, ours in zip(
+            images, places, flips, seen, strict=True
+        ):
+            expected = TF.resized_crop(image, top, left, height, width, [32, 32], antialias=False)
+            expected = expected.flip(2) if flip else expected
+            # At its border torchvision knows nothing beyond the part; ours sees the neighbours.
+            assert torch.allclose(ours[:, 3:-3, 3:-3], expected[:, 3:-3, 3:-3], atol=1e-5)
+
+    @pytest.mark.parametrize("order", [(0,), (1,), (2,), (3,), (2, 0, 3, 1), (3, 1, 2, 0)])
+    def test_colours_change_as_torchvision_does(self, order: tuple[int, ...]) -> None:
+        images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        images[0, :, :4] = 0.5  # gray pixels have no hue
+        factors = torch.tensor(
+            [
+                [1.2, 0.7, 1.3, 0.07],
+                [0.6, 1.4, 0.6, -0.1],
+                [1.0, 1.0, 1.0, 0.0],
+                [1.4, 1.4, 1.4, 0.45],
+                [0.9, 0.8, 0.7, -0.5],
+            ]
+        )
+        change = [
+            TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue
+        ]  # fmt: skip
+        seen = views.jitter(images, factors, order)
+        for image, own, ours in zip(images, factors, seen, strict=True):
+            for which in order:
+                image = change[which](image, float(own[which]))
+            assert torch.allclose(ours, image, atol=2e-3)  # torchvision's red weighs 0.2989
+
+    def test_its_gradient_reaches_every_image(self) -> None:
+        images = torch.rand(16, 3, 32, 32, requires_grad=True)
+        images.data[0] = 0.5
+        seen = views.view(op("contrastive"))(images, torch.Generator().manual_seed(0))
+        (gradient,) = torch.autograd.grad(seen.square().sum(), images)
+        assert torch.isfinite(gradient).all()
+        assert (gradient.flatten(1).abs().sum(1) > 0).all()
+
+    def test_draws_for_each_image_its_own(self) -> None:
+        images = torch.rand(1, 3, 32, 32).expand(64, 3, 32, 32)
+        seen = views.view(op("contrastive"))(images, torch.Generator().manual_seed(0))
+        apart = (seen[:, None] - seen[None]).abs().flatten(2).amax(2)
+        assert (apart + torch.eye(64) > 0.01).all()
+        is_gray = ((seen[:, 0] - seen[:, 1]).abs().flatten(1).amax(1) < 1e-6).float().mean()
+        assert 0.05 < is_gray < 0.45
+
+    @pytest.mark.parametrize("options", [{"smallest": 0.0}, {"strength": 2}, {"gray_chance": True}])
+    def test_options_out_of_range_are_refused(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="contrastive:"):
+            views.view(op("contrastive", **options))

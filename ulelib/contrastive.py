@@ -91,11 +91,13 @@ class Encoder(nn.Module):
 
     Attributes:
         backbone: from images `(B, 3, H, W)` to features `(B, F)`.
+        project: backbone and head, to what the loss compares.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
+        self.project = nn.Sequential(backbone, head)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
         """The loss of two views `(B, 3, H, W)` of the same images, a scalar."""
@@ -109,9 +111,7 @@ class SimCLR(Encoder):
     """Each view shall be more like its other than like any other image of the batch."""
 
     def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
-        super().__init__(backbone)
-        head = SimCLRProjectionHead(width, told.hidden, told.dim)
-        self.project = nn.Sequential(backbone, head)
+        super().__init__(backbone, SimCLRProjectionHead(width, told.hidden, told.dim))
         self.criterion = NTXentLoss(told.temperature)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
@@ -127,9 +127,7 @@ class MoCo(Encoder):
     """
 
     def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
-        super().__init__(backbone)
-        head = MoCoProjectionHead(width, told.hidden, told.dim)
-        self.project = nn.Sequential(backbone, head)
+        super().__init__(backbone, MoCoProjectionHead(width, told.hidden, told.dim))
         self.follower = copy.deepcopy(self.project)
         self.criterion = NTXentLoss(told.temperature, memory_bank_size=(told.queue, told.dim))
         self.momentum = told.momentum
@@ -168,9 +166,7 @@ class SimSiam(Encoder):
     """
 
     def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
-        super().__init__(backbone)
-        head = SimSiamProjectionHead(width, told.hidden, told.hidden)
-        self.project = nn.Sequential(backbone, head)
+        super().__init__(backbone, SimSiamProjectionHead(width, told.hidden, told.hidden))
         self.predict = SimSiamPredictionHead(told.hidden, told.dim, told.hidden)
         self.criterion = NegativeCosineSimilarity()
 

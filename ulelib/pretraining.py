@@ -27,11 +27,11 @@ from ulelib.views import view
 
 NEIGHBOURS = 200  # of Wu et al., CVPR 2018, and of nearly every evaluation since
 BANK = 5000  # clean images that the curve's neighbours are sought among
-COLLAPSED = 0.1  # spread of the features below which they are nearly one point
+COLLAPSED = 0.1  # spread below which SimSiam shows nearly one point
 
 
 class Collapsed(UserWarning):
-    """All images have nearly the same features: the network has learned nothing."""
+    """SimSiam shows nearly the same of all images: the network has learned nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Pretraining:
         knn: of 200 nearest neighbours on the same, in percent.
         curve: of the neighbours after each epoch, on the first `Recipe.curve_images` test images,
             among the first 5,000 clean training images.
-        spread: mean standard deviation of the features' coordinates, at unit length, times the
-            square root of their number: about 1 where they fill the sphere, 0 where all are one.
+        spread: mean standard deviation of what the head returns for the test images, at unit
+            length, times the square root of its width: about 1 where it fills the sphere, 0 where
+            all is one point (Chen and He, CVPR 2021, Figure 2).
         chance: what guessing reaches, in percent.
         seconds: of the whole, measurements included.
     """
@@ -91,7 +92,7 @@ def pretrain(
         Diverged: the loss is not finite.
 
     Warns:
-        Collapsed: the features are nearly one point, as SimSiam's may become.
+        Collapsed: SimSiam shows nearly one point; the other two hold images apart by their loss.
     """
     steps = len(train_set) // recipe.batch_size
     if not steps:
@@ -133,11 +134,12 @@ def pretrain(
         report(f"epoch {epoch + 1} of {recipe.epochs}: {curve[-1]:.1f} % of {len(glimpse)}")
 
     known, seen = (features(model.backbone, some, precision) for some in (clean_set, test_set))
-    spread = float(F.normalize(seen).std(0).mean()) * seen.shape[1] ** 0.5
-    if spread < COLLAPSED:
+    shown = F.normalize(features(model.project, test_set, precision))
+    spread = float(shown.std(0).mean()) * shown.shape[1] ** 0.5
+    if contrastive.method == "simsiam" and spread < COLLAPSED:
         warnings.warn(
-            f"the features have collapsed: their spread is {spread:.3f}, where 1 fills the sphere. "
-            "Lower learning_rate, or take a larger head",
+            f"SimSiam has collapsed: the spread of what it shows is {spread:.3f}, where 1 fills "
+            "the sphere. Lower learning_rate, or take a larger head",
             Collapsed,
             stacklevel=2,
         )
