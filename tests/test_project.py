@@ -56,6 +56,7 @@ TO_COME = {  # notebooks whose page is still to be computed: an hour and more ea
     "08_imagenet",
     "09_mlp",
     "10_adversarial_training",
+    "11_transferable",
     "12_released_code_audit",
 }
 MAX_LINES = 15  # of a code cell

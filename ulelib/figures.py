@@ -26,6 +26,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
+from ulelib.data import ImageSet
+from ulelib.perturbation import Perturbation
 from ulelib.published import load, row_of
 
 Pictures = torch.Tensor | np.ndarray
@@ -192,6 +194,40 @@ def perturbation_grid(
         )
     if title:
         figure.suptitle(title, fontsize=10)
+    return _closed(figure)
+
+
+def noise_strip(
+    noises: Mapping[str, Perturbation], images: ImageSet, each: int = 3, classes: int = 2
+) -> Figure:
+    """A row for each noise: that of a few images of a class beside each other, class by class.
+
+    Where the pictures of a class are alike the noise is nearly class-wise.
+
+    Args:
+        noises: by name, each made for `images`.
+        images: whose classes are shown.
+        each: images of a class.
+        classes: how many, the first.
+    """
+    rows = torch.cat([(images.labels == label).nonzero()[:each, 0] for label in range(classes)])
+    figure, axes = plt.subplots(
+        len(noises),
+        len(rows),
+        figsize=(1.9 + 0.75 * len(rows), 0.85 * len(noises) + 0.3),
+        squeeze=False,
+        layout="constrained",
+    )
+    for place, (name, noise) in enumerate(noises.items()):
+        line = axes[place]
+        shown = noise.of(images, rows)
+        for axis, delta, row in zip(line, shown, rows.tolist(), strict=True):
+            axis.imshow(_noise_picture(delta, noise.epsilon), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if place == 0:
+                axis.set_title(images.classes[int(images.labels[row])], fontsize=8)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6, fontsize=8)
     return _closed(figure)
 
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import ast
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from IPython import get_ipython
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from ulelib import claims, machine, results
+from ulelib.csd import csd
+from ulelib.data import ImageSet
 from ulelib.lab import Lab
+from ulelib.perturbation import Perturbation
+from ulelib.pretraining import separability
+from ulelib.published import ABSENT
 
 
 def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
@@ -169,7 +175,7 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
     words = {
         "Noise": "perturbation",
         "Run": "training",
-        "Pretrained": "training without labels",
+        "Pretrained": "label-free training",
         "Attacked": "attack",
     }
     parts = []
@@ -199,6 +205,46 @@ def judged(lab: Lab, name: str, frame: pd.DataFrame, on: str | None = None) -> S
     told = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
     lines = told[told["page"] == name].merge(ledger, on="id")
     return claims.style(lines, f"Claims judged by this page; {on or caption(lab)}")
+
+
+def summary(
+    frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], value: str = "accuracy"
+) -> Styler:
+    """A table of "mean ± std (n)" over the seeds, percent; "mean (1)" of one run.
+
+    Args:
+        frame: of `Lab.table`, or melted from it.
+        rows, columns: what tells its rows and its columns apart.
+        value: the column that is summed up.
+    """
+    cells = frame.groupby([*rows, *columns], sort=False)[value]
+    texts = cells.agg(
+        lambda runs: (
+            f"{runs.mean():.1f}"
+            + (f" ± {runs.std():.1f}" if len(runs) > 1 else "")
+            + f" ({len(runs)})"
+        )
+    )
+    shown = texts.unstack([*columns], fill_value=ABSENT)
+    return shown.reindex(frame[[*rows]].drop_duplicates().squeeze(axis=1)).style
+
+
+def separations(noises: Mapping[str, Perturbation], images: ImageSet) -> Styler:
+    """How far the classes of each noise are apart: a linear classifier's accuracy on noise that it
+    has not seen, and CSD of the whole set's (`pretraining.separability`, `csd.csd`).
+
+    Args:
+        noises: by name, each made for `images`.
+    """
+    every = torch.arange(len(images))
+    lines = {
+        name: {
+            "linear model, %": separability(noise, images),
+            "CSD": float(csd(noise.of(images, every), images.labels)),
+        }
+        for name, noise in noises.items()
+    }
+    return pd.DataFrame(lines).T.style.format({"linear model, %": "{:.1f}", "CSD": "{:.3g}"})
 
 
 def download(frame: pd.DataFrame, name: str) -> str:

@@ -22,6 +22,7 @@ from ulelib.contrastive import Contrastive
 from ulelib.data import ImageSet
 from ulelib.exploiters import SEED_OFFSET, Recipe
 from ulelib.machine import device, logits, to_float
+from ulelib.perturbation import Perturbation
 from ulelib.settings import Op
 from ulelib.views import view
 
@@ -214,3 +215,23 @@ def linear_probe(
     with torch.no_grad():
         guessed = layer((seen - mean) / std).argmax(1).cpu()
     return 100 * float((guessed == seen_set.labels).float().mean())
+
+
+def separability(noise: Perturbation, images: ImageSet) -> float:
+    """How well a linear classifier of noise alone names the class of noise that it has not seen.
+
+    It learns from every other image's noise and is measured on the rest: what Ren et al. enhance,
+    and what lets a network learn noise before it learns pictures.
+
+    Args:
+        images: those that the noise was made for.
+
+    Returns:
+        percent.
+    """
+    noise.check(images)
+    rows = torch.arange(len(images))
+    halves = [
+        (noise.of(images, some).flatten(1), images.select(some)) for some in (rows[::2], rows[1::2])
+    ]
+    return linear_probe(*halves[0], *halves[1])

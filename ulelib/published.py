@@ -2,10 +2,12 @@
 
 `published.csv` holds one number a row. Its columns:
 
-    paper      "Going Grayscale" (arXiv 2111.13244)
-    table      the table's number in that paper, as text
-    defender   what the exploiter trained on: "clean", "ULEO", "ULEO-Augs", "ULEO-Grays" or
-               "ULEO-GrayAugs"
+    paper      "Going Grayscale" (arXiv 2111.13244), or "MI-UE": an ICLR 2026 paper that prints
+               numbers of *Transferable Unlearnable Examples*, whose own tables could not be had;
+               they were read in notes on it, not in the paper itself
+    table      the table's number in that paper, as text; "MI-UE CIFAR-10" and "MI-UE CIFAR-100"
+    defender   what the exploiter trained on: "clean", "ULEO", "ULEO-Augs", "ULEO-Grays",
+               "ULEO-GrayAugs", "AdvPois" or "TUE"
     exploiter  how it trained: "standard" ("w/o Gray" in the paper), "gray" ("w/ Gray"), "mixup",
                "bdr-2", "bdr-4", "bdr-6" (bit-depth reduction) or "at" (adversarial training)
     model      the exploiter's network, a key of `ulelib.models.MODELS`; resnet18 where the paper
@@ -139,7 +141,7 @@ def published(table: str, **where: str) -> Published:
     """The one number of a table that fits.
 
     Args:
-        table: "1" to "9".
+        table: "1" to "9", or another of `published.csv`.
         where: values of other columns, e.g. `defender="ULEO", exploiter="gray"`.
 
     Raises:

@@ -1,4 +1,5 @@
-"""The scoreboard: every number that *Going Grayscale* prints, beside the book's own."""
+"""The scoreboard: every number that *Going Grayscale* prints, beside the book's own; and the few
+of *Transferable Unlearnable Examples* that could be had."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ PAGE_OF = {  # the page that measures each of the paper's tables
     "7": "10_adversarial_training",
     "8": "04_mitigations",
     "9": "07_mixed_data",
+    "MI-UE CIFAR-10": "11_transferable",
+    "MI-UE CIFAR-100": "11_transferable",
 }
+SOURCE_MODEL = "SimCLR"  # whose noise stands for "TUE", of which no print says the source model
 NAMES = ["defender", "exploiter", "model", "setting"]
 CELL = ["defender", "export", "exploiter", "net", "source", "setting"]
 OURS = ["mean", "std", "n", "points", "retained", "published_retained", "low", "high", "label"]
@@ -26,8 +30,9 @@ OURS = ["mean", "std", "n", "points", "retained", "published_retained", "low", "
 def board(profile: str) -> pd.DataFrame:
     """One row a printed number, in the paper's order.
 
-    The measured cell is the one as released, where there is noise; a variant of a defender or an
-    exploiter ("at (released)") stands on its page, not here.
+    The measured cell is the one as released, where there is noise (exact in the tables of MI-UE:
+    the released code of those keeps both signs); a variant of a defender or an exploiter ("at
+    (released)") stands on its page, not here.
 
     Returns:
         columns table, page, `NAMES`, value, std_published, n_published, unit, note (see
@@ -46,7 +51,8 @@ def board(profile: str) -> pd.DataFrame:
             cells = published.compare(frame, str(table), CELL).dropna(subset="value")
             cells = cells.drop(columns=["setting", "value", "unit"])
             cells = cells.rename(columns={"published_setting": "setting"})
-            released = cells[cells["export"].isin(("as_released", "-"))]
+            kept = "exact" if str(table).startswith("MI-UE") else "as_released"
+            released = cells[cells["export"].isin((kept, "-"))]
             once = {"how": "left", "on": NAMES, "validate": "one_to_one"}
             prints = prints.merge(released[[*NAMES, *OURS]], **once)
             exact = cells[cells["export"] == "exact"].rename(columns={"mean": "exact"})
@@ -64,8 +70,12 @@ def of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
 
     Args:
         frame: of `Lab.table`.
-        table: "1" to "9".
+        table: of `published.csv`.
     """
+    if table.startswith("MI-UE"):
+        frame = frame[frame["data"] == ("cifar100" if table.endswith("100") else "cifar10")]
+        frame = frame.replace({"setting": "CIFAR-100"}, "-")
+        frame = frame.replace({"defender": f"TUE-{SOURCE_MODEL}"}, "TUE")
     if table == "1":  # the paper's Mixup was the released one, as far as its code says
         frame = frame[frame["exploiter"] != "mixup"].replace({"mixup (released)": "mixup"})
     plain = ~frame["defender"].str.contains(" (", regex=False)
