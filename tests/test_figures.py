@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import random_images
 from ulelib import figures, published
+from ulelib.perturbation import Perturbation
 
 EPSILON = 8 / 255
 
@@ -50,6 +52,8 @@ RESULTS = pd.DataFrame(
         run("another", "gray", 50.0),
     ]
 )
+SHOWN = random_images(9, size=32)
+SHARED = Perturbation(noise(3), "class_wise", EPSILON, "CSD", SHOWN.fingerprint)
 STANDARD = RESULTS.query("exploiter == 'standard'")
 TABLE_2 = published.load().query("table == '2' and defender == 'ULEO'")
 
@@ -64,6 +68,7 @@ DRAWN = {
     "gray_grid": lambda: figures.perturbation_grid(
         pictures(), noise(1).numpy(), pictures().numpy(), EPSILON, ["cat", "dog", "ship"]
     ),
+    "strip": lambda: figures.noise_strip({"CSD": SHARED, "ULEO, class-wise": SHARED}, SHOWN),
     "pipeline": lambda: figures.pipeline(pictures()[0], noise(3)[0], noise(1)[1], EPSILON),
     "energy": lambda: figures.energy_bars(
         {"ULEO": {"luminance": 0.1, "chroma": 0.9, "tiles": 0.8, "constant": 0.6}}, title="energy"
@@ -74,6 +79,14 @@ DRAWN = {
         {"ULEO": [0.9, 0.1, 0.0], "ULEO-Augs": (0.8, 0.2, 0.02, 0.009)}, 0.01, "rounds"
     ),
 }
+
+
+def test_a_strip_shows_noise_class_by_class():
+    figure = figures.noise_strip({"CSD": SHARED}, SHOWN, each=2, classes=3)
+    heads = [axis.get_title() for axis in figure.axes]
+    assert heads == [name for name in SHOWN.classes for _ in range(2)]
+    pictures = [axis.images[0].get_array() for axis in figure.axes]
+    assert (pictures[0] == pictures[1]).all() and (pictures[0] != pictures[2]).any()
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,11 @@ import io
 
 import pandas as pd
 import pytest
+import torch
 
-from ulelib.page import check_parameters, download
+from helpers import random_images
+from ulelib.page import check_parameters, download, separations, summary
+from ulelib.perturbation import Perturbation
 
 PARAMETERS = """
 profile = "auto"  # "smoke", "cpu" or "paper"
@@ -64,3 +67,35 @@ def test_a_table_can_be_taken_along() -> None:
     assert link.startswith('<a download="table.csv"')
     coded = link.split("base64,")[1].split('"')[0]
     assert pd.read_csv(io.BytesIO(base64.b64decode(coded))).equals(frame)
+
+
+def test_a_summary_has_mean_spread_and_number_of_runs() -> None:
+    frame = pd.DataFrame(
+        {
+            "defender": ["ULEO", "ULEO", "clean", "ULEO"],
+            "exploiter": ["gray", "gray", "gray", "blur"],
+            "accuracy": [40.0, 42.0, 80.0, 7.0],
+        }
+    )
+    shown = summary(frame, ["defender"], ["exploiter"]).data
+    assert list(shown.index) == ["ULEO", "clean"]
+    assert shown.loc["ULEO"].to_dict() == {"gray": "41.0 ± 1.4 (2)", "blur": "7.0 (1)"}
+    assert shown.loc["clean"].to_dict() == {"gray": "80.0 (1)", "blur": "—"}
+
+
+def test_separations_tell_noise_that_knows_the_class_from_noise_that_does_not() -> None:
+    images = random_images(120, size=4)
+    generator = torch.Generator().manual_seed(0)
+    blind = 0.01 * torch.randn(120, 3, 4, 4, generator=generator)
+    means = 0.02 * torch.randn(3, 3, 4, 4, generator=generator)
+    made = {
+        name: Perturbation(delta.clamp(-0.1, 0.1), "sample_wise", 0.1, name, images.fingerprint)
+        for name, delta in (("blind", blind), ("apart", 0.1 * blind + means[images.labels]))
+    }
+    made["class-wise"] = Perturbation(means, "class_wise", 0.1, "class-wise", images.fingerprint)
+    shown = separations(made, images).data
+    assert (
+        shown.loc["apart", "linear model, %"] == shown.loc["class-wise", "linear model, %"] == 100
+    )
+    assert shown.loc["blind", "linear model, %"] < 65
+    assert shown.loc["class-wise", "CSD"] < shown.loc["apart", "CSD"] < shown.loc["blind", "CSD"]
