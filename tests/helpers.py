@@ -61,7 +61,7 @@ def quick_profile(**changes: Any) -> Profile:
             for name, learner in contrastive.items()
         },
         "separation": Separation(start, passes=2, batch_size=50),
-        "pretraining": Recipe(epochs=2, batch_size=20, curve_images=50),
+        "pretraining": Recipe(epochs=1, batch_size=50, curve_images=50),
         "poison": Pgd(step=4 / 255, steps=2, random_start=True),
         "recipe": Recipe(epochs=2, batch_size=10, schedule="one_cycle"),
         "precision": "float32",

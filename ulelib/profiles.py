@@ -112,7 +112,7 @@ SMOKE_LOOP = Bilevel(
     inner_batch_size=500,
     stop_error=0.002,
 )
-SMOKE_CONTRASTIVE = _contrastive(hidden=64, dim=32, queue=500)
+SMOKE_CONTRASTIVE = _contrastive(hidden=64, dim=32, queue=200)
 
 SMOKE = Profile(
     name="smoke",
