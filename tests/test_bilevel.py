@@ -228,6 +228,40 @@ def test_loop_stops_at_the_first_error_below_lambda() -> None:
     assert told[-1] == f"round {len(made.rounds)}: error {made.rounds[-1]:.1%}"
 
 
+@pytest.mark.parametrize("wise", ["sample", "class"])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_only_some_classes_are_protected(wise: str, random_start: bool) -> None:
+    inner = dataclasses.replace(CONFIG.inner, random_start=random_start)
+    made = made_by(dataclasses.replace(CONFIG, wise=wise, only=(1,), inner=inner))
+    moved = made.of(IMAGES, torch.arange(len(IMAGES))).abs().flatten(1).amax(1) > 0
+    assert torch.equal(moved, IMAGES.labels == 1)
+
+
+def test_the_stop_error_is_that_of_the_protected_images() -> None:
+    made = made_by(dataclasses.replace(CONFIG, only=(0, 2), max_rounds=3))
+    protected = int((IMAGES.labels != 1).sum())
+    for error in made.rounds:
+        assert error * protected == pytest.approx(round(error * protected))
+
+
+def test_classes_without_images_cannot_be_protected() -> None:
+    with pytest.raises(ValueError, match="has no images of these"):
+        made_by(dataclasses.replace(CONFIG, only=(7,)))
+
+
+def test_rounds_may_be_counted_instead_of_tested() -> None:
+    counted = made_by(dataclasses.replace(CONFIG, rounds=3, stop_error=0.99))
+    assert len(counted.rounds) == 3
+    tested = made_by(dataclasses.replace(CONFIG, max_rounds=3))
+    assert torch.equal(counted.delta, tested.delta)
+
+
+def test_adam_is_another_optimizer() -> None:
+    adam = dataclasses.replace(CONFIG, optimizer="adam", learning_rate=1e-3)
+    assert len(made_by(adam).rounds) == 1
+    assert not torch.equal(made_by(adam).delta, made_by(CONFIG).delta)
+
+
 def test_a_folder_that_stands_sorted_by_class_is_not_trained_on_class_by_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -134,6 +134,8 @@ class Bilevel:
         learning: what the source model minimises; Ren et al.'s is `contrastive.Transferable`.
         rounds: exactly so many, without a stop test, as Ren et al. do; None: until stop_error.
         optimizer: "sgd", or "adam", which has no use for momentum.
+        only: labels of the classes that are protected; the others' images stay clean, and their
+            delta 0, as where one person's pictures lie among those of others. None: all.
     """
 
     net: Op = op("resnet18")
@@ -157,6 +159,7 @@ class Bilevel:
     learning: Learning = field(default=Supervised(), metadata=LATER)
     rounds: Count | None = field(default=None, metadata=LATER)
     optimizer: Literal["sgd", "adam"] = field(default="sgd", metadata=LATER)
+    only: tuple[Annotated[int, Field(ge=0)], ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_net(self.net)
@@ -253,10 +256,9 @@ def minimise_error(
     outer, inner = view(settings.view), view(settings.inner_view or settings.view)
     stop = view(settings.stop_view or settings.view)
     clamp, steps = CLAMPS[settings.clamp], settings.inner
-    noise = NOISE[settings.wise](images, settings.channels)
+    noise = NOISE[settings.wise](images, settings.channels, settings.only)
     if steps.random_start:
-        for part in noise.delta.split(100):  # the whole may be most of the memory
-            part.copy_(random_start(part, steps.epsilon, generator))
+        noise.start(steps.epsilon, generator)
     learner, optimizer = _fresh(settings, images, seed, precision)
     together = settings.learning.together
     outer_batches = _endless(len(images), settings.outer_batch_size, generator, together)
@@ -294,7 +296,7 @@ def minimise_error(
         # Eval(F'(view(x) + delta; theta), y).
         shown = (
             (stop(to_float(pixels[batch]), generator) + noise.of(batch), labels[batch])
-            for batch in _in_order(len(images), settings.inner_batch_size)
+            for batch in noise.rows.split(settings.inner_batch_size)
         )
         rounds.append(learner.error(shown, noise))
         report(f"round {len(rounds)}: error {rounds[-1]:.1%}")
@@ -334,22 +336,47 @@ class Classifier:
         for x, labels in shown:
             with torch.no_grad():
                 wrong += int((logits(self.model, x, self.precision).argmax(1) != labels).sum())
-        return wrong / len(noise.labels)
+        return wrong / len(noise.rows)
 
 
 # --- whose noise a row of delta is ----------------------------------------------------------------
 
 
 class SampleWise:
-    """One delta an image."""
+    """One delta an image.
 
-    def __init__(self, images: ImageSet, channels: int) -> None:
+    Attributes:
+        delta: `(N, 3 or 1, H, W)`, at first 0.
+        labels: `(N,)` of all images.
+        rows: `(M,)` of those that are protected.
+    """
+
+    def __init__(
+        self, images: ImageSet, channels: int, only: tuple[int, ...] | None = None
+    ) -> None:
         self.labels = images.labels.to(device())
-        count, (height, width) = self._rows(images), images.images.shape[2:]
-        self.delta = torch.zeros(count, channels, height, width, device=device())  # delta_0 = 0
+        self.rows = torch.arange(len(images), device=device())
+        if only is not None:
+            self.rows = self.rows[torch.isin(self.labels, torch.tensor(only, device=device()))]
+            if not len(self.rows):
+                raise ValueError(f"Bilevel.only is {only}: {images.name} has no images of these")
+        count, (height, width) = self._deltas(images), images.images.shape[2:]
+        self.delta = torch.zeros(count, channels, height, width, device=device())
 
-    def _rows(self, images: ImageSet) -> int:
+    def _deltas(self, images: ImageSet) -> int:
         return len(images)
+
+    def start(self, epsilon: float, generator: torch.Generator) -> None:
+        """Anywhere in the ball, for what is protected."""
+        for part in self.delta.split(100):  # the whole may be most of the memory
+            part.copy_(random_start(part, epsilon, generator))
+        left = torch.ones(len(self.delta), dtype=torch.bool, device=self.delta.device)
+        left[self._place(self.rows)] = False
+        self.delta[left] = 0
+
+    def _place(self, batch: torch.Tensor) -> torch.Tensor:
+        """Which rows of delta the images `batch` have."""
+        return batch
 
     def of(self, batch: torch.Tensor) -> torch.Tensor:
         """The noise of the images `batch` `(B,)`, in the memory order that convolutions want."""
@@ -361,11 +388,12 @@ class SampleWise:
     def passes(
         self, size: int, generator: torch.Generator, drawn: bool = False
     ) -> tuple[torch.Tensor, ...]:
-        """All images once, in batches: `drawn` under the seed, or in order where it is all one."""
-        count = len(self.labels)
+        """What is protected once, in batches: `drawn` under the seed, or in order where it is all
+        one."""
         if not drawn:
-            return _in_order(count, size)
-        return torch.randperm(count, generator=generator).to(device()).split(size)
+            return self.rows.split(size)
+        order = torch.randperm(len(self.rows), generator=generator).to(device())
+        return self.rows[order].split(size)
 
     def perturbation(
         self, settings: Bilevel, images: ImageSet, rounds: list[float], started: float
@@ -387,11 +415,14 @@ class ClassWise(SampleWise):
     So the last batches decide, and they are drawn; both as released (`perturbation.py:166-223`).
     """
 
-    def _rows(self, images: ImageSet) -> int:
+    def _deltas(self, images: ImageSet) -> int:
         return len(images.classes)
 
+    def _place(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.labels[batch]
+
     def of(self, batch: torch.Tensor) -> torch.Tensor:
-        return super().of(self.labels[batch])
+        return super().of(self._place(batch))
 
     def set(self, batch: torch.Tensor, moved: torch.Tensor) -> None:
         labels = self.labels[batch]
@@ -432,10 +463,6 @@ def _fresh(
 
 def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
-
-
-def _in_order(count: int, size: int) -> tuple[torch.Tensor, ...]:
-    return torch.arange(count, device=device()).split(size)
 
 
 def _endless(

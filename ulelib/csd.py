@@ -22,7 +22,7 @@ from ulelib.bilevel import SampleWise
 from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, to_float
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import Pgd, PixelRange, random_start, signed_gradient_steps
+from ulelib.pgd import Pgd, PixelRange, signed_gradient_steps
 from ulelib.settings import Count, settings
 
 # Added above and below the fraction, as released (`simclr_utils.py:85` of the project's code):
@@ -112,8 +112,7 @@ class Separation:
         generator = torch.Generator().manual_seed(seed)
         noise, steps = SampleWise(images, 3), self.inner
         pixels, labels = images.images.to(device()), images.labels.to(device())
-        for part in noise.delta.split(100):
-            part.copy_(random_start(part, steps.epsilon, generator))
+        noise.start(steps.epsilon, generator)
         rounds = []
         for number in range(self.passes):
             for batch in noise.passes(self.batch_size, generator, drawn=True):
