@@ -93,14 +93,25 @@ def read_all(files: Sequence[Path], size: int) -> torch.Tensor:
     Raises:
         ValueError: names every picture that cannot be read, and why.
     """
+    pixels, problems = read_each(files, size)
+    _tell(sorted(problems.values()), f"{len(problems)} of {len(files)} pictures")
+    return pixels
+
+
+def read_each(files: Sequence[Path], size: int) -> tuple[torch.Tensor, dict[int, str]]:
+    """The same, and what is wrong with those that cannot be read, by their places.
+
+    Returns:
+        pixels `(N, 3, size, size)` uint8, undefined where there is a problem; and the problems.
+    """
     pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    problems: list[str] = []
+    problems: dict[int, str] = {}
 
     def one(place: int) -> None:
         try:
             pixels[place] = torch.from_numpy(read(files[place], size)).permute(2, 0, 1)
         except ValueError as error:
-            problems.append(str(error))
+            problems[place] = str(error)
 
     # Around the threads and not in them: Python's warning filters belong to the whole process.
     # Eight at most: each may hold a picture of some hundred megabytes.
@@ -110,8 +121,7 @@ def read_all(files: Sequence[Path], size: int) -> torch.Tensor:
         done = pool.map(one, range(len(files)))  # Pillow decodes without the interpreter's lock
         for _ in tqdm(done, "pictures", len(files), delay=2, disable=None):
             pass
-    _tell(sorted(problems), f"{len(problems)} of {len(files)} pictures")
-    return pixels
+    return pixels, problems
 
 
 def read(file: Path, size: int) -> np.ndarray[Any, Any]:
@@ -132,13 +142,13 @@ def read(file: Path, size: int) -> np.ndarray[Any, Any]:
             # A JPEG of a phone may hold several pictures, the first of which is the one to see.
             if getattr(opened, "is_animated", False) and opened.format != "MPO":
                 raise ValueError("it is animated: save the frame that you want to protect")
-            picture = _as_seen(ImageOps.exif_transpose(opened))
+            picture = as_seen(ImageOps.exif_transpose(opened))
     except Exception as error:  # a damaged file can raise anything in one of Pillow's decoders
         raise ValueError(f"{file.parent.name}/{file.name}: {_reason(error)}") from error
     return np.array(v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(picture))
 
 
-def _as_seen(picture: Image.Image) -> Image.Image:
+def as_seen(picture: Image.Image) -> Image.Image:
     """RGB, 8 bits a channel."""
     if picture.mode.startswith("I"):  # 16 bits, also where Pillow keeps them in 32
         levels = np.asarray(picture)

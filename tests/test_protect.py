@@ -1,0 +1,304 @@
+"""Protecting a folder: every kind of picture, what is kept, what is refused, and going on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image, ImageCms, ImageOps
+
+from ulelib import protect as module
+from ulelib.__main__ import main
+from ulelib.protect import Job, Refused, protect, protected_file, spread
+
+QUICK = Job(method="CSD", size=16, strength=8)
+DELTA = (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 8 / 255
+
+
+def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """A smooth picture in the middle of the range, so that noise meets no end of it."""
+    width, height = size
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(60, 190, (4, 5, 4), dtype=np.uint8), "RGBA")
+    return coarse.resize((width, height), Image.Resampling.BILINEAR).convert(mode)
+
+
+def tagged(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "A camera"
+    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 0.0)}
+    return exif
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def levels(image: Image.Image) -> np.ndarray[Any, Any]:
+    return np.array(image).astype(int)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes with a picture of every kind, and what cannot be protected."""
+    root = tmp_path / "My pictures"
+    for label in ("Änne and Bo", "others"):
+        (root / label).mkdir(parents=True)
+        for number in range(4):
+            picture(seed=number).save(root / label / f"{number}.png")
+    a = root / "Änne and Bo"
+    picture().save(a / "phöto 1.JPG", "JPEG", exif=tagged(6), icc_profile=PROFILE, quality=80)
+    picture(mode="L").save(a / "gray.jpeg", "JPEG")
+    picture(mode="CMYK").save(a / "print.jpg", "JPEG")
+    picture(mode="RGBA").save(a / "glass.png")
+    picture(mode="LA").save(a / "smoke.png")
+    picture().quantize(16).save(a / "palette.png")
+    picture(mode="1").save(a / "scan.png")
+    deep = (levels(picture(mode="L")) * 257).astype(np.uint16)
+    Image.fromarray(deep).save(a / "deep.png")
+    picture().save(a / "web.webp", lossless=True)
+    picture().save(a / "old.bmp")
+    (a / "summer").mkdir()
+    picture(size=(300, 20)).save(a / "summer" / "wide.png")
+    (a / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (a / "empty.png").write_bytes(b"")
+    picture((8, 8)).save(a / "tiny.png")
+    picture((900, 20)).save(a / "strip.png")
+    frames = [picture(seed=seed) for seed in range(2)]
+    frames[0].save(a / "moves.webp", save_all=True, append_images=frames[1:])
+    frames[0].save(a / "moves.gif", save_all=True, append_images=frames[1:])
+    (a / "notes.txt").write_text("no picture")
+    (root / "stray.png").write_bytes((a / "0.png").read_bytes())
+    return root
+
+
+def contents(root: Path) -> dict[str, str]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+class TestFolder:
+    def test_what_can_be_is_protected_and_the_rest_told(self, folder: Path) -> None:
+        before = contents(folder)
+        out = folder.parent / "out"
+        report = protect(folder, out, QUICK)
+        assert contents(folder) == before
+        written = contents(out)
+        assert report.written == len(written) == 8 + 11
+        assert set(written) < set(before) and not set(written.values()) & set(before.values())
+        told = {Path(name).name: why for name, why in report.left_out.items()}
+        assert set(told) == {
+            "broken.jpg", "empty.png", "tiny.png", "strip.png", "moves.webp", "moves.gif",
+            "stray.png",
+        }  # fmt: skip
+        assert "animated" in told["moves.webp"] and "smaller than 16" in told["tiny.png"]
+        changed = {Path(name).name: why for name, why in report.changed.items()}
+        assert (
+            changed["print.jpg"] == "CMYK became RGB" and changed["deep.png"] == "16 bits became 8"
+        )
+        assert set(changed) == {"print.jpg", "deep.png", "scan.png", "palette.png"}
+
+    def test_one_person_among_others(self, tmp_path: Path) -> None:
+        for name, count in (("me", 3), ("them/a", 4), ("them/b", 2)):
+            (tmp_path / name).mkdir(parents=True)
+            for number in range(count):
+                picture(seed=number).save(tmp_path / name / f"{number}.png")
+        job = Job(method="ULEO", size=16)
+        report = protect(tmp_path / "me", tmp_path / "out", job, tmp_path / "them")
+        assert sorted(contents(tmp_path / "out")) == ["0.png", "1.png", "2.png"]
+        assert report.written == 3
+        with pytest.raises(Refused, match="cannot leave the others' pictures"):
+            protect(tmp_path / "me", tmp_path / "csd", QUICK, tmp_path / "them")
+
+    def test_one_class_alone_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "in" / "me").mkdir(parents=True)
+        picture().save(tmp_path / "in" / "me" / "a.png")
+        with pytest.raises(Refused, match="other people's pictures"):
+            protect(tmp_path / "in", tmp_path / "out", QUICK)
+        assert not (tmp_path / "out").exists()
+
+    def test_no_pictures(self, tmp_path: Path) -> None:
+        (tmp_path / "in" / "a").mkdir(parents=True)
+        (tmp_path / "in" / "a" / "b.png").write_text("no")
+        with pytest.raises(Refused, match=r"no picture that can be protected \(a/b.png: "):
+            protect(tmp_path / "in", tmp_path / "out", QUICK)
+
+    @pytest.mark.parametrize("place", ["My pictures", "My pictures/out", "."])
+    def test_output_and_pictures_must_not_lie_in_each_other(self, folder: Path, place: str) -> None:
+        with pytest.raises(Refused, match="lie in each other"):
+            protect(folder, folder.parent / place, QUICK)
+
+    def test_a_folder_with_something_in_it_is_refused(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        out.mkdir()
+        (out / "mine").write_text("x")
+        with pytest.raises(Refused, match="is not empty"):
+            protect(folder, out, QUICK)
+        assert contents(out).keys() == {"mine"}
+
+    def test_names_that_would_fall_together_stay_apart(self, tmp_path: Path) -> None:
+        for label in "ab":
+            (tmp_path / "in" / label).mkdir(parents=True)
+            picture(seed=1).save(tmp_path / "in" / label / "x.png")
+            picture(seed=2).save(tmp_path / "in" / label / "x.bmp")
+            picture(seed=3).save(tmp_path / "in" / label / "y.bmp")
+        job = Job(method="CSD", size=16, format="jpg", quality=90)
+        protect(tmp_path / "in", tmp_path / "out", job)
+        names = {"x.bmp.jpg", "x.png.jpg", "y.jpg"}
+        assert set(contents(tmp_path / "out")) == {f"{a}/{n}" for a in "ab" for n in names}
+
+
+class TestGoingOn:
+    def test_after_a_full_disk(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        whole, out = tmp_path / "whole", tmp_path / "out"
+        protect(folder, whole, QUICK)
+        write, count = module._write, [0]
+
+        def full(target: Path, data: bytes) -> None:
+            count[0] += 1
+            if count[0] > 4:
+                raise OSError(28, "No space left on device", str(target))
+            write(target, data)
+
+        monkeypatch.setattr(module, "_write", full)
+        with pytest.raises(OSError, match="No space left"):
+            protect(folder, out, QUICK)
+        monkeypatch.setattr(module, "_write", write)
+        monkeypatch.setattr(module, "_noise", None)  # it is not made again
+        with pytest.raises(Refused, match="unfinished work with other pictures or settings"):
+            protect(folder, out, Job(method="CSD", size=16, strength=4))
+        protect(folder, out, QUICK)
+        assert contents(out) == contents(whole)
+
+    def test_nothing_half_written_is_left(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def no(*_: Any) -> None:
+            raise OSError("cannot rename")
+
+        monkeypatch.setattr(Path, "replace", no)
+        with pytest.raises(OSError, match="cannot rename"):
+            module._write(tmp_path / "made" / "a.png", b"abc")
+        assert os.listdir(tmp_path / "made") == []
+
+
+def saved(image: Image.Image, folder: Path, name: str, **options: Any) -> Path:
+    image.save(folder / name, **options)
+    return folder / name
+
+
+class TestPicture:
+    @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+    def test_mode_size_and_bound(self, mode: str, tmp_path: Path) -> None:
+        file = saved(picture((50, 37), mode), tmp_path, "a.png")
+        data, notes = protected_file(file, DELTA, Job(strength=8, size=16))
+        made = Image.open(io.BytesIO(data))
+        assert (made.mode, made.size, notes) == (mode, (50, 37), [])
+        with Image.open(file) as old:
+            difference = levels(made) - levels(old)
+        if "A" in mode:
+            assert (difference[..., -1] == 0).all()
+            difference = difference[..., :-1]
+        assert 3 < abs(difference).max() <= 8
+
+    def test_jpeg_is_coded_as_it_was(self, tmp_path: Path) -> None:
+        file = saved(
+            picture((400, 300)), tmp_path, "a.jpg", quality=70, exif=tagged(1), icc_profile=PROFILE
+        )
+        data, _ = protected_file(file, 0 * DELTA, Job())
+        new = Image.open(io.BytesIO(data))
+        with Image.open(file) as old:
+            assert new.quantization == old.quantization  # type: ignore[attr-defined]
+        assert new.info["icc_profile"] == PROFILE and dict(new.getexif())[0x010F] == "A camera"
+        assert len(data) < 1.2 * file.stat().st_size
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_noise_is_upright_and_the_file_turned_as_it_was(
+        self, orientation: int, tmp_path: Path
+    ) -> None:
+        file = saved(picture((48, 32)), tmp_path, "a.png", exif=tagged(orientation))
+        data, _ = protected_file(file, DELTA, Job(size=16))
+        new = Image.open(io.BytesIO(data))
+        with Image.open(file) as old:
+            assert new.size == old.size and new.getexif()[0x0112] == orientation
+            moved = levels(ImageOps.exif_transpose(new)) - levels(ImageOps.exif_transpose(old))
+        expected = (255 * spread(DELTA, *moved.shape[:2])).round().permute(1, 2, 0)
+        assert (moved == expected.numpy()).all()
+
+    def test_the_place_is_left_out_on_request(self, tmp_path: Path) -> None:
+        file = saved(picture(), tmp_path, "a.jpg", exif=tagged(6))
+        kept, _ = protected_file(file, DELTA, Job())
+        assert 0x8825 in Image.open(io.BytesIO(kept)).getexif()
+        dropped, notes = protected_file(file, DELTA, Job(drop_location=True))
+        exif = Image.open(io.BytesIO(dropped)).getexif()
+        assert 0x8825 not in exif and exif[0x0112] == 6 and notes == ["the place was left out"]
+
+    def test_transparent_pictures_become_white_in_jpeg(self, tmp_path: Path) -> None:
+        clear = Image.new("RGBA", (40, 40), (10, 200, 30, 0))
+        file = saved(clear, tmp_path, "a.png")
+        data, notes = protected_file(file, 0 * DELTA, Job(format="jpg"))
+        made = Image.open(io.BytesIO(data))
+        assert made.mode == "RGB" and levels(made).min() > 250
+        assert notes == ["what was transparent is white"]
+
+
+class TestSpread:
+    def test_the_middle_square_comes_back_when_it_is_scaled_down(self) -> None:
+        smooth = torch.nn.functional.avg_pool2d(DELTA[None], 3, 1, 1)[0]
+        large = spread(smooth, 160, 240)[:, :, 40:200]
+        back = torch.nn.functional.interpolate(
+            large[None], [16, 16], mode="bilinear", antialias=True
+        )[0]
+        assert torch.corrcoef(torch.stack([back.flatten(), smooth.flatten()]))[0, 1] > 0.95
+
+    def test_beyond_it_is_mirrored(self) -> None:
+        made = spread(DELTA, 16, 40)
+        middle = made[:, :, 12:28]
+        assert torch.allclose(middle, DELTA, atol=1e-6)
+        assert torch.equal(made[:, :, :12], middle[:, :, :12].flip(2))
+        assert torch.equal(made[:, :, 28:], middle[:, :, 4:].flip(2))
+
+
+class TestCommand:
+    def test_tells_what_was_done(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        told = CliRunner().invoke(
+            main, ["protect", str(folder), "--out", str(out), "--method", "CSD", "--size", "16"]
+        )
+        assert told.exit_code == 0, told.output
+        assert "19 pictures protected" in told.output and "Left out, 7:" in told.output
+        assert "tiny.png: it is smaller than 16 pixels" in told.output
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--strength", "0"], "Job.strength is 0"),
+            (["--size", "8"], "Job.size is 8"),
+            (["--quality", "101"], "Job.quality is 101"),
+        ],
+    )
+    def test_says_what_is_wrong(self, folder: Path, options: list[str], message: str) -> None:
+        arguments = ["protect", str(folder), "--out", str(folder.parent / "o"), *options]
+        told = CliRunner().invoke(main, arguments)
+        assert told.exit_code == 1 and message in told.output and "Traceback" not in told.output
+
+    def test_does_not_trust_the_state_of_a_stranger(self, folder: Path, tmp_path: Path) -> None:
+        """A delta that is no perturbation is an error, and runs no code."""
+        out = tmp_path / "out"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
+            with pytest.raises(OSError, match="full"):
+                protect(folder, out, QUICK)
+        (out / module.STATE / "delta.safetensors").write_bytes(b"cos\nsystem\n")
+        told = CliRunner().invoke(
+            main, ["protect", str(folder), "--out", str(out), "--method", "CSD", "--size", "16"]
+        )
+        assert told.exit_code == 1 and "is not a perturbation" in told.output

@@ -1,0 +1,82 @@
+"""The command `ulelib`, also `python -m ulelib`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ulelib import __version__, machine
+from ulelib.protect import FORMATS, METHODS, Job, Report, protect
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main() -> None:
+    """Unlearnable examples: protect pictures from being learned."""
+    machine.keep_freed_memory()
+
+
+@main.command(name="protect")
+@click.argument("folder", metavar="PICTURES", type=FOLDER)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New folder for what is written."
+)
+@click.option(
+    "--others",
+    type=FOLDER,
+    help="Pictures of other people, which stay as they are: PICTURES are hidden among them.",
+)
+@click.option("--method", type=click.Choice(METHODS), default=Job.method, show_default=True)
+@click.option(
+    "--strength",
+    type=int,
+    default=Job.strength,
+    show_default=True,
+    help="The most that a channel of a pixel changes, in gray levels.",
+)
+@click.option(
+    "--size",
+    type=int,
+    default=Job.size,
+    show_default=True,
+    help="Pixels a side at which noise is made; four times as long with twice as many.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    default=Job.format,
+    show_default=True,
+    help="Of the written pictures: each its own, or one for all.",
+)
+@click.option("--quality", type=int, help="Of JPEG and WebP, 1 to 100; each picture's own if left.")
+@click.option("--drop-location", is_flag=True, help="Leave out where pictures were taken.")
+@click.option("--seed", type=int, default=Job.seed, show_default=True)
+def protect_command(folder: Path, out: Path, others: Path | None, **options: Any) -> None:
+    """Protect PICTURES, one folder for each class (or person), into a new folder.
+
+    The originals are only read. Names, sizes, orientation, colour profiles and transparency are
+    kept. A run that was stopped goes on with the same command. What the protection is worth depends
+    on who uses the pictures, and how: read the book before you rely on it.
+    """
+    try:
+        report = protect(folder, out, Job(**options), others, report=click.echo)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    _tell(report, out)
+
+
+def _tell(report: Report, out: Path) -> None:
+    for head, told in (("Also changed", report.changed), ("Left out", report.left_out)):
+        if told:
+            click.echo(f"{head}, {len(told)}:")
+            for name, why in sorted(told.items()):
+                click.echo(f"  {name}: {why}")
+    click.echo(f"{report.written} pictures protected in {out}, {report.seconds / 60:.1f} minutes.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,493 @@
+"""Protect a folder of pictures of any sizes: the defender for people who are no researchers.
+
+    report = protect("pictures", "protected", Job(strength=8))
+
+Noise is made at a working size, for the middle square of each picture as an exploiter would cut it
+out, and carried to the picture's own size, so that it comes back when the exploiter scales the
+picture down. The originals are only read. What cannot be protected is left out and told at the end;
+it never stops the rest. A run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, JpegImagePlugin
+from pydantic import Field
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ulelib import pictures
+from ulelib.bilevel import Bilevel, NotConverged
+from ulelib.data import ImageSet, check_classes
+from ulelib.defenders import DEFENDERS, Setting
+from ulelib.machine import fastest_precision
+from ulelib.perturbation import Perturbation
+from ulelib.pgd import Pgd
+from ulelib.profiles import CPU
+from ulelib.settings import Seed, described, settings
+from ulelib.stages import Data
+from ulelib.views import LUMA
+
+# Those that need nothing but the pictures.
+Method = Literal["ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise", "CSD"]
+Format = Literal["keep", "png", "jpg"]
+METHODS, FORMATS = get_args(Method), get_args(Format)
+TINY = 16  # pixels of the shorter side below which there is nothing to hide in
+STATE = ".ulelib"  # in the output folder, while the work is under way
+WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
+MOST_ROUNDS = 20  # of Algorithm 1: what it has by then is taken
+SUFFIX = {"png": ".png", "jpg": ".jpg"}
+GPS = 0x8825  # EXIF's number for the place where a picture was taken
+# What brings an upright picture back to the way in which its file has it, by EXIF orientation.
+TURN_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@settings
+class Job:
+    """How pictures are protected.
+
+    Attributes:
+        method: one of `METHODS`.
+        strength: the most that a channel of a pixel changes, in gray levels, in the written picture
+            (before lossy coding).
+        size: pixels at which noise is made, a side.
+        format: of what is written: "keep", each picture's own; "png"; or "jpg".
+        quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG,
+            else 95.
+        drop_location: leave out where a picture was taken.
+        seed: of everything that is drawn.
+    """
+
+    method: Method = "ULEO-GrayAugs"
+    strength: Annotated[int, Field(ge=1, le=64)] = 8
+    size: Annotated[int, Field(ge=16, le=512)] = 64
+    format: Format = "keep"
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    drop_location: bool = False
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture of the folder.
+
+    Attributes:
+        file: where it is.
+        name: its name in the folder, `CLASS/.../FILE`.
+        label: the class.
+    """
+
+    file: Path
+    name: Path
+    label: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done.
+
+    Attributes:
+        written: how many pictures.
+        left_out: names, and why each is not protected.
+        changed: names, and what else is different in them.
+        rounds: the source model's error after each round.
+        seconds: of all.
+    """
+
+    written: int
+    left_out: dict[str, str]
+    changed: dict[str, str]
+    rounds: tuple[float, ...]
+    seconds: float
+
+
+class Refused(ValueError):
+    """Folders that cannot be worked on; nothing was written."""
+
+
+def protect(
+    folder: Path | str,
+    out: Path | str,
+    job: Job | None = None,
+    others: Path | str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Protect `folder/CLASS/FILE` into `out/CLASS/FILE`.
+
+    Args:
+        folder: one folder for each class; with `others`, its pictures may be one class themselves.
+        out: a new or empty folder, or one in which the same work was interrupted.
+        job: how; None: with the defaults.
+        others: pictures of other people, which stay as they are and are not written: `folder` is
+            made unlearnable among them.
+        report: is told what goes on, in words.
+
+    Raises:
+        Refused: no pictures to protect, one class without others, an output folder that has
+            something else in it or lies inside the pictures.
+        OSError: the disk is full, or cannot be written; says which. The work goes on from there
+            when it is asked for again.
+    """
+    started = time.perf_counter()
+    job = job or Job()
+    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    foreign = None if others is None else Path(others).expanduser()
+    _check_folders(folder, out, foreign)
+    left_out: dict[str, str] = {}
+    own = _find(folder, left_out, flat=foreign is not None)
+    theirs = [] if foreign is None else _find(foreign, {}, flat=True)
+    images, own = _read(own, theirs, job.size, left_out)
+    try:
+        check_classes(images)
+    except ValueError as error:
+        raise Refused(f"{error}; or name a folder of other people's pictures (others)") from error
+    state = _State(out, job, images.fingerprint)
+    noise = state.noise()
+    if noise is None:
+        only = tuple(sorted({images.classes.index(photo.label) for photo in own}))
+        noise = _noise(images, job, only if theirs else None, report)
+        state.keep(noise)
+    report(f"writing {len(own)} pictures")
+    changed = _write_all(own, images, noise, out, job)
+    state.end()
+    return Report(len(own), left_out, changed, noise.rounds, time.perf_counter() - started)
+
+
+def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
+    for read in filter(None, (folder, others)):
+        if not read.is_dir():
+            raise Refused(f"{read} is not a folder")
+        inside, around = read.resolve(), out.resolve()
+        if inside == around or inside in around.parents or around in inside.parents:
+            raise Refused(
+                f"{out} and {read} lie in each other: name an output folder somewhere else, so "
+                "that pictures and protected pictures cannot be mixed up"
+            )
+    if out.exists() and not out.is_dir():
+        raise Refused(f"{out} is a file: name a new folder")
+
+
+# --- what is there -------------------------------------------------------------------------------
+
+
+def _find(folder: Path, left_out: dict[str, str], flat: bool) -> list[Photo]:
+    """All pictures below a folder; its own ones, which are of no class, only if `flat`."""
+    found = []
+    for place, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for file in sorted(files):
+            path = Path(place) / file
+            name = path.relative_to(folder)
+            suffix = path.suffix.lower()
+            if file.startswith(".") or suffix in pictures.NO_PICTURES:
+                continue
+            if suffix not in pictures.SUFFIXES:
+                left_out[str(name)] = "its format is not read: save it as PNG or JPEG"
+            elif not path.is_file():  # a pipe would be waited for without end
+                left_out[str(name)] = "it is no file, or a link to none"
+            elif len(name.parts) > 1:
+                found.append(Photo(path, name, name.parts[0]))
+            elif flat:
+                found.append(Photo(path, name, folder.resolve().name))
+            else:
+                left_out[str(name)] = "it lies beside the class folders: move it into one"
+    return found
+
+
+def _read(
+    own: list[Photo], theirs: list[Photo], size: int, left_out: dict[str, str]
+) -> tuple[ImageSet, list[Photo]]:
+    """The pictures at the working size, own ones first, and those that are to be written.
+
+    Raises:
+        Refused: there is none of one's own.
+    """
+    pixels, problems = pictures.read_each([photo.file for photo in (*own, *theirs)], size)
+    for place, photo in enumerate(own):
+        if place not in problems and min(_size(photo.file)) < TINY:
+            problems[place] = f"it is smaller than {TINY} pixels"
+        if place in problems:
+            left_out[str(photo.name)] = problems[place].removeprefix(
+                f"{photo.file.parent.name}/{photo.file.name}: "
+            )
+    kept = [place for place in range(len(own) + len(theirs)) if place not in problems]
+    mine = [photo for place, photo in enumerate(own) if place not in problems]
+    # A class of others may have the name of one's own, and is another one all the same.
+    names = [photo.label for photo in mine]
+    names += [f"others: {p.label}" for n, p in enumerate(theirs, len(own)) if n not in problems]
+    classes = tuple(sorted(set(names)))
+    if not mine:
+        told = "; ".join(f"{name}: {why}" for name, why in [*left_out.items()][:5])
+        raise Refused("there is no picture that can be protected" + f" ({told})" * bool(told))
+    labels = torch.tensor([classes.index(name) for name in names])
+    return ImageSet(pixels[kept], labels, classes, "these pictures"), mine
+
+
+def _size(file: Path) -> tuple[int, int]:
+    with Image.open(file, formats=pictures.FORMATS) as opened:
+        return opened.size
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+
+def _noise(
+    images: ImageSet, job: Job, only: tuple[int, ...] | None, report: Callable[[str], None]
+) -> Perturbation:
+    """The method's noise at the working size."""
+    epsilon = job.strength / 255
+
+    def scaled(inner: Pgd) -> Pgd:
+        return replace(inner, epsilon=epsilon, step=inner.step * epsilon / inner.epsilon)
+
+    loop = replace(CPU.loop, inner=scaled(CPU.loop.inner), max_rounds=MOST_ROUNDS)
+    separation = replace(CPU.separation, inner=scaled(CPU.separation.inner))
+    profile = replace(CPU, loop=loop, separation=separation)
+    precision: Any = fastest_precision()
+    method = DEFENDERS[job.method](Setting(Data("pictures"), profile, job.seed, precision))
+    if only is not None:
+        if not isinstance(method, Bilevel):
+            raise Refused(
+                f"method {job.method} parts all classes from each other, and cannot leave the "
+                "others' pictures as they are: take another method"
+            )
+        method = replace(method, only=only)
+    try:
+        return method.make(images, job.seed, precision, network=_no_network, report=report)
+    except NotConverged as error:
+        report(
+            f"the source model still errs on {error.perturbation.rounds[-1]:.0%} of the protected "
+            f"pictures after {MOST_ROUNDS} rounds: they are protected less than usual"
+        )
+        return error.perturbation
+
+
+def _no_network(run: object) -> Any:
+    raise AssertionError("the methods for pictures attack no trained network")
+
+
+def spread(delta: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Noise of a picture's middle square, at the picture's size: beyond the square it is mirrored.
+
+    Args:
+        delta: `(C, S, S)` float.
+
+    Returns:
+        `(C, height, width)` float.
+    """
+    side = min(height, width)
+    square = F.interpolate(delta[None], [side, side], mode="bilinear", antialias=True)[0]
+    rows, columns = (_mirrored(length, side) for length in (height, width))
+    return square[:, rows][:, :, columns]
+
+
+def _mirrored(length: int, side: int) -> torch.Tensor:
+    """Which row of a square each of `length` rows shows, the square in their middle."""
+    place = (torch.arange(length) - (length - side) // 2) % (2 * side)
+    return torch.where(place < side, place, 2 * side - 1 - place)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _write_all(
+    photos: list[Photo], images: ImageSet, noise: Perturbation, out: Path, job: Job
+) -> dict[str, str]:
+    targets = _targets(photos, job.format)
+    changed: dict[str, str] = {}
+
+    def one(place: int) -> None:
+        photo, target = photos[place], out / targets[place]
+        (delta,) = noise.of(images, torch.tensor([place]))
+        data, notes = protected_file(photo.file, delta, job)
+        if notes:
+            changed[str(photo.name)] = "; ".join(notes)
+        if not target.exists():  # of an interrupted run
+            _write(target, data)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        done = pool.map(one, range(len(photos)))
+        for _ in tqdm(done, "pictures", len(photos), delay=2, disable=None):
+            pass
+    return dict(sorted(changed.items()))
+
+
+def _targets(photos: Iterable[Photo], format: str) -> list[Path]:
+    """Names of the written pictures; two that would have the same keep their old suffix before."""
+    photos = list(photos)
+    if format == "keep":
+        return [photo.name for photo in photos]
+    plain = [photo.name.with_suffix(SUFFIX[format]) for photo in photos]
+    often = Counter(str(name).casefold() for name in plain)  # some systems know no upper case
+    return [
+        name
+        if often[str(name).casefold()] == 1
+        else photo.name.with_name(photo.name.name + SUFFIX[format])
+        for name, photo in zip(plain, photos, strict=True)
+    ]
+
+
+def _write(target: Path, data: bytes) -> None:
+    """All of a file or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(part).chmod(0o644)
+        Path(part).replace(target)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, list[str]]:
+    """A picture's file with noise in it.
+
+    Size, orientation, colour profile, transparency and gray mode stay, and so does what its EXIF
+    data say, but for the place if the job says so.
+
+    Args:
+        delta: `(3 or 1, S, S)` float, noise for its middle square, upright.
+
+    Returns:
+        the file, and what else is different in it, in words.
+    """
+    with Image.open(file, formats=pictures.FORMATS) as opened:
+        opened.load()
+        kind = "JPEG" if opened.format == "MPO" else str(opened.format)
+        exif = opened.getexif()
+        upright, notes = _plain(ImageOps.exif_transpose(opened))
+        if kind == "JPEG" and opened.format == "MPO":
+            notes.append("the first of its several pictures alone")
+        told = {name: opened.info[name] for name in ("icc_profile", "dpi") if opened.info.get(name)}
+        if opened.mode in ("CMYK", "LAB"):
+            told.pop("icc_profile", None)  # it describes other channels than are left
+        coding = _coding(opened, job)
+    if job.drop_location and GPS in exif:
+        del exif[GPS]
+        notes.append("the place was left out")
+    target = {"keep": kind, "png": "PNG", "jpg": "JPEG"}[job.format]
+    if target in ("JPEG", "BMP") and upright.mode in ("LA", "RGBA"):
+        white = Image.new("RGBA", upright.size, "white")
+        seen = Image.alpha_composite(white, upright.convert("RGBA"))
+        upright = seen.convert("RGB" if upright.mode == "RGBA" else "L")
+        notes.append("what was transparent is white")
+    noisy = _add(upright, delta, job.strength)
+    turned = TURN_BACK.get(exif.get(0x0112, 1))
+    if turned is not None:
+        noisy = noisy.transpose(turned)
+    if len(exif):
+        told["exif"] = exif.tobytes()
+    options = {"PNG": {}, "BMP": {}, "JPEG": coding, "WEBP": {"quality": job.quality or 95}}[target]
+    if target == "BMP":
+        told = {}
+    file_ = io.BytesIO()
+    noisy.save(file_, target, **told, **options)
+    return file_.getvalue(), notes
+
+
+def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """In one of the modes L, LA, RGB, RGBA, and what that changes."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return pictures.as_seen(picture).convert("L"), ["16 bits became 8"]
+    if picture.mode in ("LA", "RGBA"):
+        return picture, []
+    if picture.mode == "1":
+        return picture.convert("L"), ["black and white became gray"]
+    if picture.has_transparency_data:
+        wanted = "LA" if picture.mode == "L" else "RGBA"
+        return picture.convert(wanted), []
+    if picture.mode in ("L", "RGB"):
+        return picture, []
+    notes = {"P": ["its palette of few colours was left"], "CMYK": ["CMYK became RGB"]}
+    return picture.convert("RGB"), notes.get(picture.mode, [f"{picture.mode} became RGB"])
+
+
+def _coding(opened: Image.Image, job: Job) -> dict[str, Any]:
+    """How a JPEG is written: as the picture itself was, if it was one, so that it is as large."""
+    coded = isinstance(opened, JpegImagePlugin.JpegImageFile)
+    if coded and opened.mode in ("L", "RGB") and job.quality is None:
+        sampling = JpegImagePlugin.get_sampling(opened)
+        known = {"subsampling": sampling} if sampling >= 0 else {}
+        return {"qtables": opened.quantization, **known}  # type: ignore[attr-defined]
+    return {"quality": job.quality or 95, "subsampling": 0}  # colour noise needs whole resolution
+
+
+def _add(picture: Image.Image, delta: torch.Tensor, strength: int) -> Image.Image:
+    """Noise within `strength` gray levels in every channel, but for transparency."""
+    pixels = np.array(picture)
+    levels = (255 * spread(delta, *pixels.shape[:2])).round().clamp(-strength, strength)
+    if picture.mode in ("L", "LA"):
+        if len(levels) == 3:
+            weights = torch.tensor(LUMA).view(3, 1, 1)
+            levels = (weights * levels).sum(0, keepdim=True).round()
+        levels = levels[:1]
+    moves = levels.expand(1 if picture.mode in ("L", "LA") else 3, -1, -1).permute(1, 2, 0)
+    colours = moves.shape[2]
+    shaped = pixels.reshape(*pixels.shape[:2], -1)
+    moved = shaped[..., :colours].astype(np.int16) + moves.to(torch.int16).numpy()
+    shaped[..., :colours] = moved.clip(0, 255).astype(np.uint8)
+    return Image.fromarray(shaped.reshape(pixels.shape), picture.mode)
+
+
+# --- going on where it was -----------------------------------------------------------------------
+
+
+class _State:
+    """What is kept in the output folder while the work is under way.
+
+    Raises:
+        Refused: the folder has something else in it, or the state of another job.
+    """
+
+    def __init__(self, out: Path, job: Job, fingerprint: str) -> None:
+        self.folder = out / STATE
+        told = json.dumps({"job": described(job), "pictures": fingerprint}, sort_keys=True)
+        place = self.folder / "job.json"
+        if place.is_file():
+            if place.read_text(encoding="utf-8") != told:
+                raise Refused(
+                    f"{out} has an unfinished work with other pictures or settings: give it the "
+                    "same ones to go on, or name a new folder"
+                )
+            return
+        if out.exists() and any(out.iterdir()):
+            raise Refused(f"{out} is not empty: name a new folder for the protected pictures")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(place, told.encode())
+
+    def noise(self) -> Perturbation | None:
+        """What an interrupted run made."""
+        file = self.folder / "delta.safetensors"
+        return Perturbation.load(file) if file.is_file() else None
+
+    def keep(self, noise: Perturbation) -> None:
+        part = self.folder / "delta.part"
+        noise.save(part)
+        part.replace(self.folder / "delta.safetensors")
+
+    def end(self) -> None:
+        shutil.rmtree(self.folder)
