@@ -160,7 +160,7 @@ class TestGoingOn:
     ) -> None:
         whole, out = tmp_path / "whole", tmp_path / "out"
         protect(folder, whole, QUICK)
-        write, count = module._write, [0]
+        write, count = module.write_file, [0]
 
         def full(target: Path, data: bytes) -> None:
             count[0] += 1
@@ -168,10 +168,10 @@ class TestGoingOn:
                 raise OSError(28, "No space left on device", str(target))
             write(target, data)
 
-        monkeypatch.setattr(module, "_write", full)
+        monkeypatch.setattr(module, "write_file", full)
         with pytest.raises(OSError, match="No space left"):
             protect(folder, out, QUICK)
-        monkeypatch.setattr(module, "_write", write)
+        monkeypatch.setattr(module, "write_file", write)
         monkeypatch.setattr(module, "_noise", None)  # it is not made again
         with pytest.raises(Refused, match="unfinished work with other pictures or settings"):
             protect(folder, out, Job(method="CSD", size=16, strength=4))
@@ -186,7 +186,7 @@ class TestGoingOn:
 
         monkeypatch.setattr(Path, "replace", no)
         with pytest.raises(OSError, match="cannot rename"):
-            module._write(tmp_path / "made" / "a.png", b"abc")
+            module.write_file(tmp_path / "made" / "a.png", b"abc")
         assert os.listdir(tmp_path / "made") == []
 
 

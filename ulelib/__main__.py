@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from ulelib import __version__, machine
+from ulelib.check import Features, check, write_report
 from ulelib.protect import FORMATS, METHODS, Job, Report, protect
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -67,6 +68,52 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     _tell(report, out)
+
+
+@main.command(name="check")
+@click.argument("clean", metavar="PICTURES", type=FOLDER)
+@click.argument("protected", metavar="PROTECTED", type=FOLDER)
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("protection.html"),
+    show_default=True,
+    help="HTML page to write; the numbers stand beside it as JSON.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 256),
+    default=32,
+    show_default=True,
+    help="Pixels a side to which an exploiter scales the pictures.",
+)
+@click.option("--seed", type=click.IntRange(0, 10_000), default=0, show_default=True)
+@click.option(
+    "--features",
+    "features_of",
+    type=click.Choice(get_args(Features)),
+    default="auto",
+    show_default=True,
+    help="What the network was trained on whose features a linear classifier gets. ImageNet's is "
+    "downloaded.",
+)
+def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> None:
+    """Measure what the protection of PICTURES in PROTECTED is worth.
+
+    Part of the clean pictures is held out; small networks are trained on the rest, clean and
+    protected, after everything that an exploiter can easily do. The report says what the protection
+    does not withstand, with a number for each.
+    """
+    try:
+        findings = check(clean, protected, report=click.echo, **options)
+        page, numbers = write_report(findings, page)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"It does not protect against {len(findings.fails)} of {len(findings.lines)}:")
+    for line in findings.fails:
+        click.echo(f"  {line.does}: {line.protected:.1f} %, on clean pictures {line.clean:.1f} %")
+    click.echo(f"The whole report: {page}, as numbers: {numbers}")
 
 
 def _tell(report: Report, out: Path) -> None:

@@ -156,8 +156,8 @@ def protect(
     foreign = None if others is None else Path(others).expanduser()
     _check_folders(folder, out, foreign)
     left_out: dict[str, str] = {}
-    own = _find(folder, left_out, flat=foreign is not None)
-    theirs = [] if foreign is None else _find(foreign, {}, flat=True)
+    own = find_pictures(folder, left_out, flat=foreign is not None)
+    theirs = [] if foreign is None else find_pictures(foreign, flat=True)
     images, own = _read(own, theirs, job.size, left_out)
     try:
         check_classes(images)
@@ -192,9 +192,17 @@ def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
 # --- what is there -------------------------------------------------------------------------------
 
 
-def _find(folder: Path, left_out: dict[str, str], flat: bool) -> list[Photo]:
-    """All pictures below a folder; its own ones, which are of no class, only if `flat`."""
+def find_pictures(
+    folder: Path, left_out: dict[str, str] | None = None, flat: bool = False
+) -> list[Photo]:
+    """All pictures below a folder, in alphabetical order.
+
+    Args:
+        left_out: gets the names of other files that might be pictures, and why each is left out.
+        flat: whether the folder's own pictures are a class, too, with its name.
+    """
     found = []
+    left_out = {} if left_out is None else left_out
     for place, inner, files in os.walk(folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for file in sorted(files):
@@ -325,7 +333,7 @@ def _write_all(
         if notes:
             changed[str(photo.name)] = "; ".join(notes)
         if not target.exists():  # of an interrupted run
-            _write(target, data)
+            write_file(target, data)
 
     with ThreadPoolExecutor(WRITERS) as pool:
         done = pool.map(one, range(len(photos)))
@@ -349,7 +357,7 @@ def _targets(photos: Iterable[Photo], format: str) -> list[Path]:
     ]
 
 
-def _write(target: Path, data: bytes) -> None:
+def write_file(target: Path, data: bytes) -> None:
     """All of a file or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
@@ -477,7 +485,7 @@ class _State:
         if out.exists() and any(out.iterdir()):
             raise Refused(f"{out} is not empty: name a new folder for the protected pictures")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(place, told.encode())
+        write_file(place, told.encode())
 
     def noise(self) -> Perturbation | None:
         """What an interrupted run made."""

@@ -199,6 +199,18 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return gaussian_blur(images, [window, window], [sigma, sigma])
 
 
+def halved(images: torch.Tensor) -> torch.Tensor:
+    """Half the size and back, as whoever stores thumbnails sees it; bilinear, with antialiasing."""
+    size = list(images.shape[2:])
+    half = [max(1, side // 2) for side in size]
+    as_float = images.float()
+    for wanted in (half, size):
+        as_float = F.interpolate(as_float, wanted, mode="bilinear", antialias=True)
+    top = 255 if images.dtype == torch.uint8 else 1
+    as_float = as_float.clamp(0, top)
+    return as_float.round().to(torch.uint8) if top == 255 else as_float.to(images.dtype)
+
+
 def _identity() -> View:
     """The image itself: ULEO, and the standard exploiter."""
     return View(lambda images, _: images)
@@ -287,6 +299,11 @@ def _blur(sigma: float = 1.0) -> View:
     return View(lambda images, _: blur(images, float(sigma)))
 
 
+def _halved() -> View:
+    """Half the size and back; see `halved`."""
+    return View(lambda images, _: halved(images))
+
+
 VIEWS: dict[str, Callable[..., View]] = {
     "identity": _identity,
     "gray": _gray,
@@ -296,4 +313,5 @@ VIEWS: dict[str, Callable[..., View]] = {
     "bdr": _bdr,
     "jpeg": _jpeg,
     "blur": _blur,
+    "halved": _halved,
 }

@@ -1,0 +1,162 @@
+"""The report on a protected folder: pairs, division, what it trains, and what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from helpers import random_images
+from ulelib import check as module
+from ulelib.__main__ import main
+from ulelib.check import FILTERS, Findings, Line, check, write_report
+from ulelib.protect import Refused
+from ulelib.store import Store
+
+
+def write(root: Path, label: str, name: str, colour: tuple[int, int, int], seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-20, 20, (24, 24, 3))
+    pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+    (root / label).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(root / label / name)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Red and blue pictures; the "protected" copies have the other class's colour."""
+    red, blue = (200, 60, 60), (60, 60, 200)
+    for number in range(16):
+        for label, own, other in (("red", red, blue), ("blue", blue, red)):
+            write(tmp_path / "clean", label, f"{number}.png", own, number)
+            write(tmp_path / "made", label, f"{number}.png", other, number)
+    return tmp_path / "clean", tmp_path / "made"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    """Few steps, few filters, and features that cost nothing."""
+    monkeypatch.setattr(module, "STEPS", 30)
+    kept = ["nothing", "cropping and mirroring", "turning them gray"]
+    monkeypatch.setattr(module, "FILTERS", {name: FILTERS[name] for name in kept})
+    monkeypatch.setattr(module, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
+    return Store(tmp_path / "store")
+
+
+def findings(**changed: Any) -> Findings:
+    lines = (
+        Line("nothing", 90.0, 20.0, 0.0),
+        Line("turning them gray", 88.0, 80.0, 0.88),
+        Line("<b>", 15.0, 12.0, math.nan),
+        Line("blurring them", 80.0, 60.0, 0.6),
+    )
+    given: dict[str, Any] = {
+        "lines": lines, "guessing": 20.0, "trained": 30, "held_out": 10, "psnr": 33.3,
+        "ssim": 0.91, "missing": ("a/b.png",), "shown": (), "features": "shapes", "size": 32,
+        "seconds": 12.0,
+    }  # fmt: skip
+    return Findings(**(given | changed))
+
+
+class TestCheck:
+    def test_measures_clean_and_protected(self, folders: tuple[Path, Path], quick: Store) -> None:
+        said: list[str] = []
+        found = check(*folders, size=16, store=quick, report=said.append)
+        assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
+        by = {line.does: line for line in found.lines}
+        assert len(found.lines) == len(said) == 3 + 2 + 1
+        swapped = by["nothing"]
+        assert swapped.clean == 100 and swapped.protected == 0 and swapped.left == -1
+        half = by["finding 50% of your pictures unprotected elsewhere"]
+        assert half.clean == by["cropping and mirroring"].clean
+        assert found.missing == () and len(found.shown) == 3
+
+    def test_a_perfect_copy_protects_against_nothing(
+        self, folders: tuple[Path, Path], quick: Store
+    ) -> None:
+        found = check(folders[0], folders[0], size=16, store=quick)
+        assert all(line.clean == line.protected for line in found.lines)
+        assert len(found.fails) == sum(line.left == 1 for line in found.lines) >= 3
+        assert found.psnr > 100 and found.ssim == pytest.approx(1)
+
+    def test_copies_in_another_format_are_found(
+        self, folders: tuple[Path, Path], quick: Store
+    ) -> None:
+        clean, made = folders
+        (made / "red" / "0.png").rename(made / "red" / "0.webp")
+        (made / "red" / "1.png").rename(made / "red" / "1.png.png")
+        (made / "red" / "2.png").unlink()
+        found = check(clean, made, size=16, store=quick)
+        assert found.missing == ("red/2.png",)
+        assert found.trained + found.held_out == 31
+
+    def test_too_little_is_refused(self, tmp_path: Path) -> None:
+        for number in range(3):
+            write(tmp_path / "a", "red", f"{number}.png", (200, 0, 0))
+            write(tmp_path / "a", "blue", f"{number}.png", (0, 0, 200))
+        write(tmp_path / "b", "green", "x.png", (0, 200, 0))
+        with pytest.raises(Refused, match="two classes or more with 4 readable pictures"):
+            check(tmp_path / "a", tmp_path / "a")
+        with pytest.raises(Refused, match="has no copy of a picture"):
+            check(tmp_path / "a", tmp_path / "b")
+        with pytest.raises(Refused, match="not a folder"):
+            check(tmp_path / "a", tmp_path / "none")
+
+
+def test_held_out_pictures_are_in_no_training() -> None:
+    images = random_images(41)
+    train, test = module._divided(images, 0)
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(41))
+    for label in range(3):
+        assert 3 <= int((images.labels[test] == label).sum()) <= 4
+
+
+def test_features_are_of_another_network_on_other_pictures(tmp_path: Path) -> None:
+    from ulelib import profiles
+
+    with pytest.MonkeyPatch.context() as patch:
+        from helpers import quick_profile
+
+        patch.setitem(profiles.PROFILES, "smoke", quick_profile())
+        named, backbone = module._backbone("shapes", Store(tmp_path))
+    assert named == "ten drawn shapes"
+    assert backbone(torch.rand(2, 3, 32, 32)).shape == (2, 8)
+
+
+class TestReport:
+    def test_says_what_it_does_not_protect_against(self, tmp_path: Path) -> None:
+        page, numbers = write_report(findings(), tmp_path / "r.html")
+        text = page.read_text(encoding="utf-8")
+        assert "turning them gray: 80.0 % on protected pictures" in text
+        assert text.index("turning them gray") < text.index("blurring them")
+        assert "&lt;b&gt;" in text and "<b>" not in text  # a folder's names are no HTML
+        assert "http" not in text.replace("<!doctype html>", "")
+        told = json.loads(numbers.read_text(encoding="utf-8"))
+        assert told["lines"][2]["left"] is None and told["psnr"] == 33.3
+
+    def test_without_failures_it_promises_nothing(self, tmp_path: Path) -> None:
+        page, _ = write_report(findings(lines=findings().lines[:1]), tmp_path / "r.html")
+        text = page.read_text(encoding="utf-8")
+        assert "were not tried" in text and "It never protects against" in text
+
+    def test_shows_pictures(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        pair = (folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")
+        page, _ = write_report(findings(shown=(pair,)), tmp_path / "r.html")
+        assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == 3
+
+
+def test_command(folders: tuple[Path, Path], quick: Store, tmp_path: Path) -> None:
+    page = tmp_path / "worth.html"
+    arguments = ["check", *map(str, folders), "--report", str(page), "--size", "16"]
+    told = CliRunner().invoke(main, arguments)
+    assert told.exit_code == 0, told.output
+    assert "It does not protect against" in told.output and page.is_file()
+    wrong = CliRunner().invoke(main, ["check", str(folders[0]), str(tmp_path)])
+    assert wrong.exit_code == 1 and "no copy" in wrong.output and "Traceback" not in wrong.output

@@ -1,0 +1,400 @@
+"""What is the protection of a folder worth? Measured on the pictures themselves.
+
+    findings = check("pictures", "protected")
+    write_report(findings, "report.html")
+
+Part of the clean pictures is held out. Small networks, of another architecture than the one that
+noise is made with, are trained on the rest as it is and as it was protected, each after a filter
+that anybody can apply, and measured on what was held out. Nothing here says "safe": the report has
+a number for everything that it does not protect against.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+from torchvision.models import ResNet18_Weights, resnet18
+
+from ulelib import __version__, data, pictures, stages
+from ulelib.data import ImageSet, is_available
+from ulelib.exploiters import EXPLOITERS, Exploiter, Recipe, exploit
+from ulelib.lab import Lab
+from ulelib.machine import device, fastest_precision
+from ulelib.models import headless
+from ulelib.pgd import Pgd
+from ulelib.pretraining import features, linear_probe
+from ulelib.protect import Refused, find_pictures, write_file
+from ulelib.settings import op
+from ulelib.stages import Run
+from ulelib.store import Store
+
+# Not the network that noise is made with (`profiles.CPU.loop.net`).
+NET = op("resnet18", width=0.25, blocks=1)
+STEPS = 200  # of each training, at least
+HELD_OUT = 0.25  # of each class
+FEWEST = 4  # pictures of a class that can be divided
+COMPARED = 50  # pictures whose PSNR and SSIM are measured
+SHOWN = 3  # pictures in the report
+TROUBLED = 0.5  # share of the clean accuracy above guessing, beyond which protection has failed
+
+# What an exploiter may do with the pictures first, in the report's words.
+FILTERS: dict[str, Exploiter] = {
+    "nothing": Exploiter(augment=op("identity")),
+    "cropping and mirroring": EXPLOITERS["standard"],
+    "turning them gray": EXPLOITERS["gray"],
+    "saving as JPEG of quality 90": EXPLOITERS["jpeg-90"],
+    "saving as JPEG of quality 75": EXPLOITERS["jpeg-75"],
+    "saving as JPEG of quality 50": EXPLOITERS["jpeg-50"],
+    "saving as JPEG of quality 30": EXPLOITERS["jpeg-30"],
+    "blurring them": EXPLOITERS["blur"],
+    "halving their size, and doubling it again": Exploiter(prepare=(op("halved"),)),
+    "mixing them (Mixup)": EXPLOITERS["mixup"],
+    "adversarial training, a short one": Exploiter(
+        attack=Pgd(epsilon=8 / 255, step=4 / 255, steps=3, random_start=True)
+    ),
+}
+SHARES = (0.8, 0.5)  # of the pictures protected, where others are to be had clean
+Features = Literal["auto", "imagenet", "cifar10", "shapes"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One exploiter: what it reaches on clean pictures that it has not seen, in percent.
+
+    Attributes:
+        does: what it does with the pictures, in words.
+        clean, protected: trained on clean pictures, and on protected ones.
+        left: the share of the clean accuracy above guessing that protection leaves; NaN where clean
+            training reaches no more than guessing.
+    """
+
+    does: str
+    clean: float
+    protected: float
+    left: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `check` found.
+
+    Attributes:
+        lines: one for each exploiter.
+        guessing: percent, of always naming the largest class.
+        trained, held_out: how many pictures.
+        psnr, ssim: means over some of the pictures, at their own size.
+        missing: names of pictures without a copy.
+        shown: a few pictures and their copies.
+        features: which network's features the linear classifier had.
+        size: pixels at which all were trained.
+        seconds: of all.
+    """
+
+    lines: tuple[Line, ...]
+    guessing: float
+    trained: int
+    held_out: int
+    psnr: float
+    ssim: float
+    missing: tuple[str, ...]
+    shown: tuple[tuple[Path, Path, str], ...]
+    features: str
+    size: int
+    seconds: float
+
+    @property
+    def fails(self) -> list[Line]:
+        """What it does not protect against, the worst first."""
+        found = [line for line in self.lines if line.left > TROUBLED]
+        return sorted(found, key=lambda line: -line.left)
+
+
+def check(
+    clean: Path | str,
+    protected: Path | str,
+    *,
+    size: int = 32,
+    seed: int = 0,
+    features_of: Features = "auto",
+    store: Store | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Findings:
+    """Train exploiters on pictures and on their protected copies, and compare.
+
+    Args:
+        clean, protected: folders `CLASS/FILE`; a picture and its copy have the same name, but for
+            the suffix.
+        size: pixels a side to which the exploiters scale them.
+        seed: of the division and of all trainings.
+        features_of: on which data the network was trained whose features a linear classifier
+            gets; "auto": CIFAR-10 if it is at hand, else drawn shapes; "imagenet": torchvision's
+            ResNet-18, which is downloaded.
+        store: keeps that network; None: `Lab`'s.
+        report: is told what goes on, in words.
+
+    Raises:
+        Refused: no pairs, or too few pictures to hold some out.
+    """
+    started = time.perf_counter()
+    pairs, missing = _pairs(Path(clean).expanduser(), Path(protected).expanduser())
+    before, after = _read(pairs, size)
+    train, test = _divided(before, seed)
+    own, test_set = before.select(train), before.select(test)
+    copies = after.select(train)
+    counts = torch.bincount(test_set.labels, minlength=len(before.classes))
+    guessing = 100 * float(counts.max()) / len(test_set)
+    lines = []
+
+    def measured(some: ImageSet, exploiter: Exploiter) -> float:
+        training, _ = exploit(
+            some,
+            test_set,
+            exploiter,
+            NET,
+            _recipe(len(some)),
+            seed=seed,
+            precision=fastest_precision(),
+        )
+        return training.accuracy
+
+    def line(does: str, first: float, second: float) -> None:
+        left = (second - guessing) / (first - guessing) if first > guessing else math.nan
+        lines.append(Line(does, first, second, left))
+        report(f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones")
+
+    for does, exploiter in FILTERS.items():
+        line(does, measured(own, exploiter), measured(copies, exploiter))
+    whole = next(entry.clean for entry in lines if entry.does == "cropping and mirroring")
+    for share in SHARES:
+        mixed = _partly(own, copies, share, seed)
+        does = f"finding {1 - share:.0%} of your pictures unprotected elsewhere"
+        line(does, whole, measured(mixed, EXPLOITERS["standard"]))
+    named, backbone = _backbone(features_of, store)
+    seen = features(backbone, test_set)
+    probes = [
+        linear_probe(features(backbone, some), some, seen, test_set) for some in (own, copies)
+    ]
+    line(f"a linear classifier on features of a network that knows {named}", *probes)
+    psnr, ssim = _alike(pairs[:: max(1, len(pairs) // COMPARED)])
+    return Findings(
+        tuple(lines),
+        guessing,
+        len(own),
+        len(test_set),
+        psnr,
+        ssim,
+        tuple(missing),
+        tuple(pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]),
+        named,
+        size,
+        time.perf_counter() - started,
+    )
+
+
+Pair = tuple[Path, Path, str]  # a picture, its protected copy, their class
+
+
+def _pairs(clean: Path, protected: Path) -> tuple[list[Pair], list[str]]:
+    """Pictures with their copies, and the names of those without."""
+    for folder in (clean, protected):
+        if not folder.is_dir():
+            raise Refused(f"{folder} is not a folder")
+    own, copies = find_pictures(clean), find_pictures(protected)
+    # A copy in another format has another suffix, behind the old one where two would be the same.
+    known = {str(photo.name): photo for photo in copies}
+    known |= {str(photo.name.with_suffix("")): photo for photo in copies}
+    pairs, missing = [], []
+    for photo in own:
+        copy = known.get(str(photo.name)) or known.get(str(photo.name.with_suffix("")))
+        if copy is None:
+            missing.append(str(photo.name))
+        else:
+            pairs.append((photo.file, copy.file, photo.label))
+    if not pairs:
+        raise Refused(f"{protected} has no copy of a picture of {clean}")
+    return pairs, missing
+
+
+def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet]:
+    """Both, as an exploiter scales them; pairs of which one cannot be read are left out."""
+    first, wrong = pictures.read_each([pair[0] for pair in pairs], size)
+    second, also = pictures.read_each([pair[1] for pair in pairs], size)
+    kept = [place for place in range(len(pairs)) if place not in (wrong | also)]
+    names = [pairs[place][2] for place in kept]
+    counts = {name: names.count(name) for name in sorted(set(names))}
+    classes = tuple(name for name, count in counts.items() if count >= FEWEST)
+    if len(classes) < 2:
+        raise Refused(
+            f"there must be two classes or more with {FEWEST} readable pictures each, to train on "
+            f"some and hold others out; there are {counts or 'none'}"
+        )
+    kept = [place for place in kept if pairs[place][2] in classes]
+    labels = torch.tensor([classes.index(pairs[place][2]) for place in kept])
+    return (
+        ImageSet(first[kept], labels, classes, "clean pictures"),
+        ImageSet(second[kept], labels, classes, "protected pictures"),
+    )
+
+
+def _divided(images: ImageSet, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows to train on, and rows held out, of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    train, test = [], []
+    for label in range(len(images.classes)):
+        rows = (images.labels == label).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        count = max(1, round(HELD_OUT * len(rows)))
+        test.append(rows[:count])
+        train.append(rows[count:])
+    order = torch.cat(train)
+    return order[torch.randperm(len(order), generator=generator)], torch.cat(test)
+
+
+def _partly(clean: ImageSet, protected: ImageSet, share: float, seed: int) -> ImageSet:
+    """A share of the pictures protected, the others clean."""
+    rows = torch.randperm(len(clean), generator=torch.Generator().manual_seed(seed))
+    count = round(share * len(clean))
+    return data.mix(protected.select(rows[:count]), clean.select(rows[count:]))
+
+
+def _recipe(count: int) -> Recipe:
+    batch = min(64, count)
+    return Recipe(
+        epochs=math.ceil(STEPS / (count // batch)),
+        batch_size=batch,
+        learning_rate=0.1,
+        schedule="one_cycle",
+        nesterov=True,
+        label_smoothing=0.1,
+        flip_at_test=True,
+    )
+
+
+def _backbone(wanted: Features, store: Store | None) -> tuple[str, nn.Module]:
+    """A network that was trained on other pictures, without its last layer; and what it knows."""
+    if wanted == "imagenet":
+        weights = ResNet18_Weights.DEFAULT
+        whole = nn.Sequential(weights.transforms(antialias=True), resnet18(weights=weights))
+        return "ImageNet", headless(whole)[0].to(device()).eval()
+    if wanted == "auto":
+        wanted = "cifar10" if is_available("cifar10", download=False) else "shapes"
+    folder = None if store is None else store.folder
+    lab = Lab({"cifar10": "cpu", "shapes": "smoke"}[wanted], store=folder)
+    run = lab.cell("clean").stage
+    stages.compute(run, lab.store)
+    names = {"cifar10": "the ten classes of CIFAR-10", "shapes": "ten drawn shapes"}
+    assert isinstance(run, Run)
+    return names[wanted], headless(stages.network(run, lab.store))[0]
+
+
+def _alike(pairs: list[Pair]) -> tuple[float, float]:
+    """Mean PSNR in decibels and mean SSIM of pictures and copies, at their own size."""
+    from torchmetrics.functional import image as metrics  # Lightning comes with it, slowly
+
+    found = []
+    for first, second, _ in pairs:
+        both = [
+            torch.from_numpy(np.array(_upright(file)))[None].permute(0, 3, 1, 2).float()
+            for file in (first, second)
+        ]
+        if both[0].shape != both[1].shape or min(both[0].shape[2:]) < 11:  # SSIM's window
+            continue
+        psnr = metrics.peak_signal_noise_ratio(both[1], both[0], data_range=255.0)
+        ssim = metrics.structural_similarity_index_measure(both[1], both[0], data_range=255.0)
+        found.append([float(psnr), float(ssim)])  # type: ignore[arg-type]
+    if not found:
+        return math.nan, math.nan
+    means = torch.tensor(found).mean(0)
+    return float(means[0]), float(means[1])
+
+
+def _upright(file: Path) -> Image.Image:
+    with Image.open(file, formats=pictures.FORMATS) as opened:
+        return pictures.as_seen(ImageOps.exif_transpose(opened))
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+CUT = 256  # pixels of the middle of a picture that the report shows, each as a pixel of the screen
+AMPLIFIED = 10  # the difference of picture and copy, as the report shows it
+
+
+def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
+    """One HTML page without anything outside of it, and the same numbers as JSON beside it.
+
+    Args:
+        page: where to write the page; the JSON file has its name with another suffix.
+
+    Returns:
+        both.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    page = Path(page).expanduser()
+    numbers = page.with_suffix(".json")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        files("ulelib").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
+    told = {name: value for name, value in asdict(findings).items() if name != "shown"}
+    told["lines"] = [
+        {**line, "left": None if math.isnan(line["left"]) else line["left"]}
+        for line in told["lines"]
+    ]
+    told = {name: _number(value) for name, value in told.items()} | {"version": __version__}
+    text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+    write_file(numbers, text.encode())
+    made = template.render(
+        findings=findings,
+        pictures=[_shown(pair) for pair in findings.shown],
+        version=__version__,
+        amplified=AMPLIFIED,
+    )
+    write_file(page, made.encode())
+    return page, numbers
+
+
+def _number(value: Any) -> Any:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _shown(pair: Pair) -> dict[str, str]:
+    """A picture, its copy and their difference around gray, the middle of each at 1:1."""
+    first, second = (_middle(_upright(file)) for file in pair[:2])
+    if first.size != second.size:
+        second = second.resize(first.size)
+    difference = np.asarray(second, int) - np.asarray(first, int)
+    gray = (128 + AMPLIFIED * difference).clip(0, 255).astype(np.uint8)
+    return {
+        "name": f"{pair[2]}/{pair[0].name}",
+        "before": _embedded(first),
+        "after": _embedded(second),
+        "difference": _embedded(Image.fromarray(gray)),
+    }
+
+
+def _middle(picture: Image.Image) -> Image.Image:
+    width, height = (min(CUT, side) for side in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _embedded(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
