@@ -73,8 +73,8 @@ def of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
         table: of `published.csv`.
     """
     if table.startswith("MI-UE"):
-        frame = frame[frame["data"] == ("cifar100" if table.endswith("100") else "cifar10")]
-        frame = frame.replace({"setting": "CIFAR-100"}, "-")
+        frame = frame[frame["setting"] == ("CIFAR-100" if table.endswith("100") else "-")]
+        frame = frame.assign(setting="-")
         frame = frame.replace({"defender": f"TUE-{SOURCE_MODEL}"}, "TUE")
     if table == "1":  # the paper's Mixup was the released one, as far as its code says
         frame = frame[frame["exploiter"] != "mixup"].replace({"mixup (released)": "mixup"})
