@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ulelib.csd import TINY, csd
+from ulelib.csd import TINY, csd, misplaced
 
 
 def by_the_book(delta: torch.Tensor, labels: torch.Tensor) -> float:
@@ -108,3 +108,27 @@ class TestBatches:
     def test_unknown_spread(self) -> None:
         with pytest.raises(ValueError, match="moving"):
             csd(torch.zeros(2, 2), torch.arange(2), "released")
+
+
+class TestMisplaced:
+    def test_of_noise_that_knows_nothing(self) -> None:
+        """Fewer members than values: each would lie nearest to a mean that holds itself."""
+        noise = torch.randn(400, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        assert 0.65 < misplaced(noise, torch.arange(400) % 4) < 0.85
+
+    def test_equals_the_plain_one(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        labels = torch.randint(4, (30,), generator=generator)
+        noise = torch.randn(30, 6, generator=generator, dtype=torch.float64) + labels[:, None]
+        wrong = 0
+        for i in range(30):
+            far = {}
+            for k in labels.unique().tolist():
+                others = [j for j in range(30) if j != i and labels[j] == k]
+                far[k] = (noise[others].mean(0) - noise[i]).norm() if others else math.inf
+            wrong += min(far, key=far.__getitem__) != int(labels[i])
+        assert misplaced(noise, labels) == pytest.approx(wrong / 30)
+
+    def test_one_alone_in_its_class_is_misplaced(self) -> None:
+        delta = torch.tensor([[0.0], [0.1], [9.0]])
+        assert misplaced(delta, torch.tensor([0, 0, 1])) == pytest.approx(1 / 3)

@@ -19,6 +19,7 @@ here, it counts batches.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field
@@ -83,7 +84,7 @@ class Learning(Protocol):
 
     Attributes:
         together: whether an image's loss depends on the others of its batch. Then batches are drawn
-            anew for each pass, and all have the same size.
+            anew for each pass, and have the same size to one image.
     """
 
     together: ClassVar[bool]
@@ -386,14 +387,14 @@ class SampleWise:
         self.delta[batch] = moved
 
     def passes(
-        self, size: int, generator: torch.Generator, drawn: bool = False
+        self, size: int, generator: torch.Generator, alike: bool = False
     ) -> tuple[torch.Tensor, ...]:
-        """What is protected once, in batches: `drawn` under the seed, or in order where it is all
-        one."""
-        if not drawn:
+        """What is protected once, in batches: in order where it is all one, and if they have to be
+        `alike`, drawn under the seed and as large as each other, to one image."""
+        if not alike:
             return self.rows.split(size)
         order = torch.randperm(len(self.rows), generator=generator).to(device())
-        return self.rows[order].split(size)
+        return _batches(self.rows[order], size, alike)
 
     def perturbation(
         self, settings: Bilevel, images: ImageSet, rounds: list[float], started: float
@@ -432,10 +433,11 @@ class ClassWise(SampleWise):
         self.delta[present] = sums[present] / counts[present].view(-1, 1, 1, 1)
 
     def passes(
-        self, size: int, generator: torch.Generator, drawn: bool = True
+        self, size: int, generator: torch.Generator, alike: bool = False
     ) -> tuple[torch.Tensor, ...]:
-        """All images once, in batches drawn under the seed."""
-        return super().passes(size, generator, drawn=True)
+        """What is protected once, in batches drawn under the seed."""
+        order = torch.randperm(len(self.rows), generator=generator).to(device())
+        return _batches(self.rows[order], size, alike)
 
 
 NOISE: dict[str, type[SampleWise]] = {"sample": SampleWise, "class": ClassWise}
@@ -461,6 +463,11 @@ def _fresh(
     )
 
 
+def _batches(order: torch.Tensor, size: int, alike: bool) -> tuple[torch.Tensor, ...]:
+    """All of `order` in batches: of `size` but for the last, or as many `alike` to one image."""
+    return order.tensor_split(math.ceil(len(order) / size)) if alike else order.split(size)
+
+
 def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
 
@@ -474,13 +481,13 @@ def _endless(
     that stand sorted by class would come one class a batch.
 
     Args:
-        whole: leave out the last batch if it is smaller, and not the only one.
+        whole: batches of one size, drawn anew for each pass (see `Learning.together`).
     """
     order = torch.randperm(count, generator=generator).to(device())
-    if whole and count > size:
-        order = order[: count - count % size]
     while True:
-        yield from order.split(size)
+        yield from _batches(order, size, whole)
+        if whole:
+            order = torch.randperm(count, generator=generator).to(device())
 
 
 def _not_converged(settings: Bilevel, partial: Perturbation) -> NotConverged:

@@ -38,14 +38,16 @@ from ulelib.views import view
 
 @settings
 class Contrastive:
-    """Learning without labels; the defaults are those of the released commands (FACTS A3).
+    """Learning without labels; the defaults are those of the released commands (`demo.sh`), but
+    that MoCo's query and key share the batch statistics there in eight parts, and here in one.
 
     Attributes:
         method: "simclr" (Chen et al., ICML 2020), "moco" (v2: Chen et al., 2020) or "simsiam"
             (Chen and He, CVPR 2021).
         augment: the view of which each image shows two.
         temperature: of the first two's softmax.
-        hidden, dim: width of the heads' hidden layer, and of what they return.
+        hidden, dim: width of the heads' hidden layer, and of what they return; SimSiam's returns
+            `hidden` values, and its predictor has `dim` inside.
         queue: keys that "moco" compares an image with.
         momentum: by which its second network follows the first.
     """

@@ -75,7 +75,7 @@ def csd(delta: torch.Tensor, labels: torch.Tensor, spread: str = "moving") -> to
 @settings
 class Separation:
     """Noise of CSD alone: what the released commands of SimCLR and SimSiam make, whose contrastive
-    loss has a weight of 0; so no network has a say in it. Made in seconds.
+    loss has a weight of 0; so no network has a say in it, and a pass takes seconds.
 
     Attributes:
         inner: the steps on every image of a batch, in each pass; with a random start, since between
@@ -115,7 +115,7 @@ class Separation:
         noise.start(steps.epsilon, generator)
         rounds = []
         for number in range(self.passes):
-            for batch in noise.passes(self.batch_size, generator, drawn=True):
+            for batch in noise.passes(self.batch_size, generator, alike=True):
                 bounds = PixelRange(to_float(pixels[batch]), steps.epsilon)
                 moved = signed_gradient_steps(
                     lambda delta, y=labels[batch]: csd(delta, y, self.spread),  # type: ignore[misc]
@@ -142,7 +142,9 @@ class Separation:
 def misplaced(delta: torch.Tensor, labels: torch.Tensor) -> float:
     """The share of noises that lie nearer to the mean of another class than to that of their own.
 
-    0 where the classes are apart; (M - 1) / M, nearly, where the noise knows nothing of M classes.
+    A noise counts in no mean that it is compared with, so that the share is 0 where the classes are
+    apart, and (M - 1) / M, nearly, where the noise knows nothing of M classes. One that is alone in
+    its class is misplaced.
 
     Args:
         delta: `(N, ...)` float, noise of a whole set.
@@ -150,8 +152,18 @@ def misplaced(delta: torch.Tensor, labels: torch.Tensor) -> float:
     """
     noise = delta.flatten(1)
     present, member_of = labels.unique(return_inverse=True)
-    means = noise.new_zeros(len(present), noise.shape[1]).index_add(0, member_of, noise)
-    means /= torch.bincount(member_of).to(noise)[:, None]
+    counts = torch.bincount(member_of).to(noise)
+    sums = noise.new_zeros(len(present), noise.shape[1]).index_add(0, member_of, noise)
+    means = sums / counts[:, None]
+    along, own = noise @ means.T, noise.square().sum(1)  # (N, M) and (N,)
     # |d - c|^2 less |d|^2, which is the same for all classes.
-    nearest = (means.square().sum(1) - 2 * noise @ means.T).argmin(1)
-    return float((nearest != member_of).float().mean())
+    far = means.square().sum(1) - 2 * along
+    # Of the own class's other members, mean (n c - d) / (n - 1); from the products that are there.
+    n = counts[member_of]
+    along_own = along.gather(1, member_of[:, None])[:, 0]
+    square = (n.square() * means.square().sum(1)[member_of] - 2 * n * along_own + own) / (
+        n - 1
+    ) ** 2
+    far_own = square - 2 * (n * along_own - own) / (n - 1)
+    far.scatter_(1, member_of[:, None], torch.where(n > 1, far_own, torch.inf)[:, None])
+    return float((far.argmin(1) != member_of).float().mean())
