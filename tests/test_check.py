@@ -59,8 +59,8 @@ def findings(**changed: Any) -> Findings:
     )
     given: dict[str, Any] = {
         "lines": lines, "guessing": 20.0, "trained": 30, "held_out": 10, "psnr": 33.3,
-        "ssim": 0.91, "missing": ("a/b.png",), "shown": (), "features": "shapes", "size": 32,
-        "seconds": 12.0,
+        "ssim": 0.91, "missing": ("a/b.png",), "unused": 0, "shown": (),
+        "features": "shapes", "size": 32, "seconds": 12.0,
     }  # fmt: skip
     return Findings(**(given | changed))
 
@@ -84,7 +84,7 @@ class TestCheck:
         found = check(folders[0], folders[0], size=16, store=quick)
         assert all(line.clean == line.protected for line in found.lines)
         assert len(found.fails) == sum(line.left == 1 for line in found.lines) >= 3
-        assert found.psnr > 100 and found.ssim == pytest.approx(1)
+        assert math.isnan(found.psnr)  # no pair differs
 
     def test_copies_in_another_format_are_found(
         self, folders: tuple[Path, Path], quick: Store
@@ -93,9 +93,17 @@ class TestCheck:
         (made / "red" / "0.png").rename(made / "red" / "0.webp")
         (made / "red" / "1.png").rename(made / "red" / "1.png.png")
         (made / "red" / "2.png").unlink()
+        (made / "red" / "3.png").write_bytes(b"broken")
         found = check(clean, made, size=16, store=quick)
-        assert found.missing == ("red/2.png",)
-        assert found.trained + found.held_out == 31
+        assert found.missing == ("red/2.png",) and found.unused == 1
+        assert found.trained + found.held_out == 30
+
+    def test_a_copy_is_not_given_to_two(self, tmp_path: Path) -> None:
+        for name in ("x.png", "x.bmp"):
+            write(tmp_path / "clean", "a", name, (9, 9, 9))
+        write(tmp_path / "made", "a", "x.png", (9, 9, 9))
+        pairs, missing = module._pairs(tmp_path / "clean", tmp_path / "made")
+        assert len(pairs) == 1 and missing == ["a/x.bmp"]
 
     def test_too_little_is_refused(self, tmp_path: Path) -> None:
         for number in range(3):
@@ -145,6 +153,13 @@ class TestReport:
         page, _ = write_report(findings(lines=findings().lines[:1]), tmp_path / "r.html")
         text = page.read_text(encoding="utf-8")
         assert "were not tried" in text and "It never protects against" in text
+
+    def test_what_clean_pictures_did_not_teach_is_no_protection(self, tmp_path: Path) -> None:
+        few = findings(lines=(Line("nothing", 30.0, 20.0, 0.0), Line("gray", 15.0, 15.0, math.nan)))
+        assert few.fails == [] and len(few.undecided) == 2
+        page, _ = write_report(few, tmp_path / "r.html")
+        text = page.read_text(encoding="utf-8")
+        assert "2 of 2 trainings say nothing" in text and "None of the filters" not in text
 
     def test_shows_pictures(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         pair = (folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")

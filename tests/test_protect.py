@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from ulelib import protect as module
 from ulelib.__main__ import main
+from ulelib.perturbation import Perturbation
 from ulelib.protect import Job, Refused, protect, protected_file, spread
 
 QUICK = Job(method="CSD", size=16, strength=8)
@@ -115,6 +115,7 @@ class TestFolder:
         assert report.written == 3
         with pytest.raises(Refused, match="cannot leave the others' pictures"):
             protect(tmp_path / "me", tmp_path / "csd", QUICK, tmp_path / "them")
+        assert not (tmp_path / "csd").exists()
 
     def test_one_class_alone_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "in" / "me").mkdir(parents=True)
@@ -160,7 +161,7 @@ class TestGoingOn:
     ) -> None:
         whole, out = tmp_path / "whole", tmp_path / "out"
         protect(folder, whole, QUICK)
-        write, count = module.write_file, [0]
+        write, count = module.write_bytes, [0]
 
         def full(target: Path, data: bytes) -> None:
             count[0] += 1
@@ -168,26 +169,76 @@ class TestGoingOn:
                 raise OSError(28, "No space left on device", str(target))
             write(target, data)
 
-        monkeypatch.setattr(module, "write_file", full)
+        monkeypatch.setattr(module, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             protect(folder, out, QUICK)
-        monkeypatch.setattr(module, "write_file", write)
+        monkeypatch.setattr(module, "write_bytes", write)
         monkeypatch.setattr(module, "_noise", None)  # it is not made again
         with pytest.raises(Refused, match="unfinished work with other pictures or settings"):
             protect(folder, out, Job(method="CSD", size=16, strength=4))
         protect(folder, out, QUICK)
         assert contents(out) == contents(whole)
 
-    def test_nothing_half_written_is_left(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        def no(*_: Any) -> None:
-            raise OSError("cannot rename")
+    def test_after_a_kill_before_anything_was_noted(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        (out / module.STATE).mkdir(parents=True)
+        assert protect(folder, out, QUICK).written == 19
 
-        monkeypatch.setattr(Path, "replace", no)
-        with pytest.raises(OSError, match="cannot rename"):
-            module.write_file(tmp_path / "made" / "a.png", b"abc")
-        assert os.listdir(tmp_path / "made") == []
+    def test_what_a_killed_run_was_writing_is_removed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = folder.parent / "out"
+
+        def killed(*_: Any) -> None:
+            (out / "others").mkdir()
+            (out / "others" / f".x{module.PART}").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, "_write_all", killed)
+            protect(folder, out, QUICK)
+        assert protect(folder, out, QUICK).written == len(contents(out)) == 19
+
+    def test_two_at_the_same_work_do_not_meet(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, write = folder.parent / "out", module._write_all
+
+        def second(*arguments: Any) -> Any:
+            with pytest.raises(Refused, match="another process"):
+                protect(folder, out, QUICK)
+            return write(*arguments)
+
+        monkeypatch.setattr(module, "_write_all", second)
+        assert protect(folder, out, QUICK).written == 19
+
+    def test_noise_of_other_pictures_is_not_written(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = folder.parent / "out"
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
+            protect(folder, out, QUICK)
+        foreign = Perturbation(torch.zeros(19, 3, 16, 16), "sample_wise", 8 / 255, "x", "0" * 16)
+        foreign.save(out / module.STATE / "delta.safetensors")
+        with pytest.raises(ValueError, match="made for other images.*remove .*delta.safetensors"):
+            protect(folder, out, QUICK)
+
+    def test_a_picture_that_cannot_be_written_does_not_stop_the_rest(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add = module._add
+
+        def refuses(image: Image.Image, *others: Any) -> Image.Image:
+            if image.mode == "LA":
+                raise TypeError("no such mode")
+            return add(image, *others)
+
+        monkeypatch.setattr(module, "_add", refuses)
+        report = protect(folder, folder.parent / "out", QUICK)
+        assert report.written == len(contents(folder.parent / "out")) == 18
+        (why,) = [why for name, why in report.left_out.items() if name.endswith("smoke.png")]
+        assert why == "it could not be written: no such mode"
 
 
 def saved(image: Image.Image, folder: Path, name: str, **options: Any) -> Path:
@@ -248,6 +299,21 @@ class TestPicture:
         made = Image.open(io.BytesIO(data))
         assert made.mode == "RGB" and levels(made).min() > 250
         assert notes == ["what was transparent is white"]
+
+
+def test_exif_data_that_cannot_be_written_again_are_told(tmp_path: Path) -> None:
+    exif = tagged(6)
+    exif[0x9286] = b"x" * 70_000  # a comment longer than a JPEG's EXIF data may be
+    file = saved(picture((60, 40)), tmp_path, "a.png", exif=exif)
+    data, notes = protected_file(file, DELTA, Job(format="jpg"))
+    assert dict(Image.open(io.BytesIO(data)).getexif()) == {0x0112: 6}
+    assert notes == ["its EXIF data could not be written again, but for the orientation"]
+
+
+def test_names_that_meet_names_made_for_others() -> None:
+    photos = [module.Photo(Path(n), Path("a") / n, "a") for n in ("x.png", "x.bmp", "x.png.bmp")]
+    targets = module._targets(photos, "jpg")
+    assert len(set(targets)) == 3 and all(target.suffix == ".jpg" for target in targets)
 
 
 class TestSpread:

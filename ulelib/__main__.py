@@ -37,7 +37,7 @@ def main() -> None:
     type=int,
     default=Job.strength,
     show_default=True,
-    help="The most that a channel of a pixel changes, in gray levels.",
+    help="The most that a channel of a pixel changes, in gray levels, before JPEG or WebP coding.",
 )
 @click.option(
     "--size",
@@ -65,7 +65,7 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     """
     try:
         report = protect(folder, out, Job(**options), others, report=click.echo)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     _tell(report, out)
 
@@ -105,14 +105,18 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     protected, after everything that an exploiter can easily do. The report says what the protection
     does not withstand, with a number for each.
     """
+    if not page.expanduser().parent.is_dir():  # said now, not after all the trainings
+        raise click.ClickException(f"there is no folder {page.parent} for the report")
     try:
         findings = check(clean, protected, report=click.echo, **options)
         page, numbers = write_report(findings, page)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"It does not protect against {len(findings.fails)} of {len(findings.lines)}:")
     for line in findings.fails:
         click.echo(f"  {line.does}: {line.protected:.1f} %, on clean pictures {line.clean:.1f} %")
+    if findings.undecided:
+        click.echo(f"{len(findings.undecided)} say nothing: clean pictures taught them too little.")
     click.echo(f"The whole report: {page}, as numbers: {numbers}")
 
 

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -37,10 +38,10 @@ from ulelib.machine import device, fastest_precision
 from ulelib.models import headless
 from ulelib.pgd import Pgd
 from ulelib.pretraining import features, linear_probe
-from ulelib.protect import Refused, find_pictures, write_file
+from ulelib.protect import Refused, find_pictures
 from ulelib.settings import op
 from ulelib.stages import Run
-from ulelib.store import Store
+from ulelib.store import Store, write_bytes, write_text
 
 # Not the network that noise is made with (`profiles.CPU.loop.net`).
 NET = op("resnet18", width=0.25, blocks=1)
@@ -98,6 +99,7 @@ class Findings:
         trained, held_out: how many pictures.
         psnr, ssim: means over some of the pictures, at their own size.
         missing: names of pictures without a copy.
+        unused: pairs that cannot be read, or are of a class with too few pictures.
         shown: a few pictures and their copies.
         features: which network's features the linear classifier had.
         size: pixels at which all were trained.
@@ -111,6 +113,7 @@ class Findings:
     psnr: float
     ssim: float
     missing: tuple[str, ...]
+    unused: int
     shown: tuple[tuple[Path, Path, str], ...]
     features: str
     size: int
@@ -119,8 +122,19 @@ class Findings:
     @property
     def fails(self) -> list[Line]:
         """What it does not protect against, the worst first."""
-        found = [line for line in self.lines if line.left > TROUBLED]
+        found = [line for line in self.lines if line.left > TROUBLED and line not in self.undecided]
         return sorted(found, key=lambda line: -line.left)
+
+    @property
+    def undecided(self) -> list[Line]:
+        """Exploiters that clean pictures taught too little to say anything: no more above guessing
+        than chance may do with so few held-out pictures."""
+        return [line for line in self.lines if line.clean - self.guessing < self.chance]
+
+    @property
+    def chance(self) -> float:
+        """Points by which two accuracies may differ by chance."""
+        return 100 / math.sqrt(self.held_out)
 
 
 def check(
@@ -150,8 +164,9 @@ def check(
         Refused: no pairs, or too few pictures to hold some out.
     """
     started = time.perf_counter()
-    pairs, missing = _pairs(Path(clean).expanduser(), Path(protected).expanduser())
-    before, after = _read(pairs, size)
+    found, missing = _pairs(Path(clean).expanduser(), Path(protected).expanduser())
+    before, after, pairs = _read(found, size)
+    named, backbone = _backbone(features_of, store)
     train, test = _divided(before, seed)
     own, test_set = before.select(train), before.select(test)
     copies = after.select(train)
@@ -183,13 +198,12 @@ def check(
         mixed = _partly(own, copies, share, seed)
         does = f"finding {1 - share:.0%} of your pictures unprotected elsewhere"
         line(does, whole, measured(mixed, EXPLOITERS["standard"]))
-    named, backbone = _backbone(features_of, store)
     seen = features(backbone, test_set)
     probes = [
         linear_probe(features(backbone, some), some, seen, test_set) for some in (own, copies)
     ]
     line(f"a linear classifier on features of a network that knows {named}", *probes)
-    psnr, ssim = _alike(pairs[:: max(1, len(pairs) // COMPARED)])
+    psnr, ssim = _alike(pairs[:: math.ceil(len(pairs) / COMPARED)])
     return Findings(
         tuple(lines),
         guessing,
@@ -198,6 +212,7 @@ def check(
         psnr,
         ssim,
         tuple(missing),
+        len(found) - len(pairs),
         tuple(pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]),
         named,
         size,
@@ -215,11 +230,15 @@ def _pairs(clean: Path, protected: Path) -> tuple[list[Pair], list[str]]:
             raise Refused(f"{folder} is not a folder")
     own, copies = find_pictures(clean), find_pictures(protected)
     # A copy in another format has another suffix, behind the old one where two would be the same.
-    known = {str(photo.name): photo for photo in copies}
-    known |= {str(photo.name.with_suffix("")): photo for photo in copies}
+    exact = {photo.name: photo for photo in copies}
+    by_stem = {photo.name.with_suffix(""): photo for photo in copies}
+    alike = Counter(photo.name.with_suffix("") for photo in own)
     pairs, missing = [], []
     for photo in own:
-        copy = known.get(str(photo.name)) or known.get(str(photo.name.with_suffix("")))
+        stem = photo.name.with_suffix("")
+        copy = exact.get(photo.name) or by_stem.get(photo.name)
+        if copy is None and alike[stem] == 1:
+            copy = by_stem.get(stem)
         if copy is None:
             missing.append(str(photo.name))
         else:
@@ -229,8 +248,8 @@ def _pairs(clean: Path, protected: Path) -> tuple[list[Pair], list[str]]:
     return pairs, missing
 
 
-def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet]:
-    """Both, as an exploiter scales them; pairs of which one cannot be read are left out."""
+def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]:
+    """Both, as an exploiter scales them, of the pairs that can be used; and those pairs."""
     first, wrong = pictures.read_each([pair[0] for pair in pairs], size)
     second, also = pictures.read_each([pair[1] for pair in pairs], size)
     kept = [place for place in range(len(pairs)) if place not in (wrong | also)]
@@ -247,6 +266,7 @@ def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet]:
     return (
         ImageSet(first[kept], labels, classes, "clean pictures"),
         ImageSet(second[kept], labels, classes, "protected pictures"),
+        [pairs[place] for place in kept],
     )
 
 
@@ -315,7 +335,8 @@ def _alike(pairs: list[Pair]) -> tuple[float, float]:
             continue
         psnr = metrics.peak_signal_noise_ratio(both[1], both[0], data_range=255.0)
         ssim = metrics.structural_similarity_index_measure(both[1], both[0], data_range=255.0)
-        found.append([float(psnr), float(ssim)])  # type: ignore[arg-type]
+        if torch.isfinite(psnr):  # it is infinite where both are equal
+            found.append([float(psnr), float(ssim)])  # type: ignore[arg-type]
     if not found:
         return math.nan, math.nan
     means = torch.tensor(found).mean(0)
@@ -337,7 +358,7 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
     """One HTML page without anything outside of it, and the same numbers as JSON beside it.
 
     Args:
-        page: where to write the page; the JSON file has its name with another suffix.
+        page: where to write the page; the JSON file has its name with ".json" behind it.
 
     Returns:
         both.
@@ -346,7 +367,7 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
         OSError: they cannot be written.
     """
     page = Path(page).expanduser()
-    numbers = page.with_suffix(".json")
+    numbers = page.with_name(page.name + ".json")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("ulelib").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
@@ -356,15 +377,16 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
         for line in told["lines"]
     ]
     told = {name: _number(value) for name, value in told.items()} | {"version": __version__}
-    text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-    write_file(numbers, text.encode())
+    text = json.dumps(told, indent=1, allow_nan=False) + "\n"
+    write_text(numbers, text)
     made = template.render(
         findings=findings,
         pictures=[_shown(pair) for pair in findings.shown],
         version=__version__,
+        steps=STEPS,
         amplified=AMPLIFIED,
     )
-    write_file(page, made.encode())
+    write_bytes(page, made.encode("utf-8", "replace"))
     return page, numbers
 
 

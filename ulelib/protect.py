@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-import tempfile
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, JpegImagePlugin
 from pydantic import Field
 from torch.nn import functional as F
@@ -39,15 +40,16 @@ from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
 from ulelib.profiles import CPU
 from ulelib.settings import Seed, described, settings
-from ulelib.stages import Data
+from ulelib.stages import Data, Method
+from ulelib.store import PART, write_bytes
 from ulelib.views import LUMA
 
 # Those that need nothing but the pictures.
-Method = Literal["ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise", "CSD"]
+Named = Literal["ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise", "CSD"]
 Format = Literal["keep", "png", "jpg"]
-METHODS, FORMATS = get_args(Method), get_args(Format)
-TINY = 16  # pixels of the shorter side below which there is nothing to hide in
-STATE = ".ulelib"  # in the output folder, while the work is under way
+METHODS, FORMATS = get_args(Named), get_args(Format)
+SHORTEST = 16  # pixels of the shorter side below which there is nothing to hide in
+STATE = ".ulelib-work"  # in the output folder, while the work is under way
 WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
 MOST_ROUNDS = 20  # of Algorithm 1: what it has by then is taken
 SUFFIX = {"png": ".png", "jpg": ".jpg"}
@@ -80,7 +82,7 @@ class Job:
         seed: of everything that is drawn.
     """
 
-    method: Method = "ULEO-GrayAugs"
+    method: Named = "ULEO-GrayAugs"
     strength: Annotated[int, Field(ge=1, le=64)] = 8
     size: Annotated[int, Field(ge=16, le=512)] = 64
     format: Format = "keep"
@@ -163,16 +165,22 @@ def protect(
         check_classes(images)
     except ValueError as error:
         raise Refused(f"{error}; or name a folder of other people's pictures (others)") from error
-    state = _State(out, job, images.fingerprint)
-    noise = state.noise()
-    if noise is None:
-        only = tuple(sorted({images.classes.index(photo.label) for photo in own}))
-        noise = _noise(images, job, only if theirs else None, report)
-        state.keep(noise)
-    report(f"writing {len(own)} pictures")
-    changed = _write_all(own, images, noise, out, job)
-    state.end()
-    return Report(len(own), left_out, changed, noise.rounds, time.perf_counter() - started)
+    mine = tuple(sorted({images.classes.index(photo.label) for photo in own}))
+    method = _method(job, mine if theirs else None)
+    names = [str(photo.name) for photo in own]
+    with _State(
+        out, {"job": described(job), "pictures": images.fingerprint, "names": names}
+    ) as state:
+        noise = state.noise(images)
+        if noise is None:
+            noise = _noise(images, method, job, report)
+            state.keep(noise)
+        report(f"writing {len(own)} pictures")
+        changed, failed = _write_all(own, images, noise, out, job)
+        state.end()
+    left_out |= failed
+    seconds = time.perf_counter() - started
+    return Report(len(own) - len(failed), left_out, changed, noise.rounds, seconds)
 
 
 def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
@@ -234,8 +242,8 @@ def _read(
     """
     pixels, problems = pictures.read_each([photo.file for photo in (*own, *theirs)], size)
     for place, photo in enumerate(own):
-        if place not in problems and min(_size(photo.file)) < TINY:
-            problems[place] = f"it is smaller than {TINY} pixels"
+        if place not in problems and min(_size(photo.file)) < SHORTEST:
+            problems[place] = f"it is smaller than {SHORTEST} pixels"
         if place in problems:
             left_out[str(photo.name)] = problems[place].removeprefix(
                 f"{photo.file.parent.name}/{photo.file.name}: "
@@ -261,10 +269,15 @@ def _size(file: Path) -> tuple[int, int]:
 # --- noise ---------------------------------------------------------------------------------------
 
 
-def _noise(
-    images: ImageSet, job: Job, only: tuple[int, ...] | None, report: Callable[[str], None]
-) -> Perturbation:
-    """The method's noise at the working size."""
+def _method(job: Job, only: tuple[int, ...] | None) -> Method:
+    """How the noise is made: the `cpu` profile's settings, at the job's strength.
+
+    Args:
+        only: labels of one's own classes among those of others; None: there are no others.
+
+    Raises:
+        Refused: the method cannot leave others' pictures as they are.
+    """
     epsilon = job.strength / 255
 
     def scaled(inner: Pgd) -> Pgd:
@@ -282,6 +295,14 @@ def _noise(
                 "others' pictures as they are: take another method"
             )
         method = replace(method, only=only)
+    return method
+
+
+def _noise(
+    images: ImageSet, method: Method, job: Job, report: Callable[[str], None]
+) -> Perturbation:
+    """The method's noise at the working size, whether it converged or not."""
+    precision = fastest_precision()
     try:
         return method.make(images, job.seed, precision, network=_no_network, report=report)
     except NotConverged as error:
@@ -322,24 +343,30 @@ def _mirrored(length: int, side: int) -> torch.Tensor:
 
 def _write_all(
     photos: list[Photo], images: ImageSet, noise: Perturbation, out: Path, job: Job
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What else was changed in each picture, and why some could not be written after all."""
     targets = _targets(photos, job.format)
     changed: dict[str, str] = {}
+    failed: dict[str, str] = {}
 
     def one(place: int) -> None:
         photo, target = photos[place], out / targets[place]
         (delta,) = noise.of(images, torch.tensor([place]))
-        data, notes = protected_file(photo.file, delta, job)
+        try:
+            data, notes = protected_file(photo.file, delta, job)
+        except Exception as error:  # a picture can be read, and refused by an encoder all the same
+            failed[str(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
+            return
         if notes:
             changed[str(photo.name)] = "; ".join(notes)
         if not target.exists():  # of an interrupted run
-            write_file(target, data)
+            write_bytes(target, data)
 
     with ThreadPoolExecutor(WRITERS) as pool:
         done = pool.map(one, range(len(photos)))
         for _ in tqdm(done, "pictures", len(photos), delay=2, disable=None):
             pass
-    return dict(sorted(changed.items()))
+    return dict(sorted(changed.items())), failed
 
 
 def _targets(photos: Iterable[Photo], format: str) -> list[Path]:
@@ -349,26 +376,19 @@ def _targets(photos: Iterable[Photo], format: str) -> list[Path]:
         return [photo.name for photo in photos]
     plain = [photo.name.with_suffix(SUFFIX[format]) for photo in photos]
     often = Counter(str(name).casefold() for name in plain)  # some systems know no upper case
-    return [
-        name
-        if often[str(name).casefold()] == 1
-        else photo.name.with_name(photo.name.name + SUFFIX[format])
-        for name, photo in zip(plain, photos, strict=True)
-    ]
-
-
-def write_file(target: Path, data: bytes) -> None:
-    """All of a file or nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(part).chmod(0o644)
-        Path(part).replace(target)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    targets: list[Path] = []
+    taken = {name for name, number in often.items() if number == 1}
+    for name, photo in zip(plain, photos, strict=True):
+        number = 1
+        while often[str(name).casefold()] > 1 or (number > 1 and str(name).casefold() in taken):
+            more = "" if number == 1 else f"-{number}"
+            name = photo.name.with_name(f"{photo.name.name}{more}{SUFFIX[format]}")
+            number += 1
+            if str(name).casefold() not in taken:
+                break
+        taken.add(str(name).casefold())
+        targets.append(name)
+    return targets
 
 
 def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, list[str]]:
@@ -408,13 +428,30 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
     if turned is not None:
         noisy = noisy.transpose(turned)
     if len(exif):
-        told["exif"] = exif.tobytes()
+        told["exif"], lost = _exif(exif)
+        notes += lost
     options = {"PNG": {}, "BMP": {}, "JPEG": coding, "WEBP": {"quality": job.quality or 95}}[target]
     if target == "BMP":
         told = {}
     file_ = io.BytesIO()
     noisy.save(file_, target, **told, **options)
     return file_.getvalue(), notes
+
+
+MOST_EXIF = 65_000  # bytes that fit into a JPEG
+
+
+def _exif(exif: Image.Exif) -> tuple[bytes, list[str]]:
+    """EXIF data as bytes; of some that cannot be written again, the orientation alone."""
+    try:
+        if len(whole := exif.tobytes()) <= MOST_EXIF:
+            return whole, []
+    except (struct.error, TypeError, ValueError, OverflowError):
+        pass
+    kept = Image.Exif()
+    if (orientation := exif.get(0x0112)) is not None:
+        kept[0x0112] = orientation
+    return kept.tobytes(), ["its EXIF data could not be written again, but for the orientation"]
 
 
 def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -465,37 +502,66 @@ def _add(picture: Image.Image, delta: torch.Tensor, strength: int) -> Image.Imag
 
 
 class _State:
-    """What is kept in the output folder while the work is under way.
+    """What is kept in the output folder while the work is under way: its job, and the noise.
+
+    Args:
+        told: what the work is about.
 
     Raises:
-        Refused: the folder has something else in it, or the state of another job.
+        Refused: on entering: the folder has something else in it, the state of another work, or
+            another process is at this one.
     """
 
-    def __init__(self, out: Path, job: Job, fingerprint: str) -> None:
-        self.folder = out / STATE
-        told = json.dumps({"job": described(job), "pictures": fingerprint}, sort_keys=True)
-        place = self.folder / "job.json"
-        if place.is_file():
-            if place.read_text(encoding="utf-8") != told:
-                raise Refused(
-                    f"{out} has an unfinished work with other pictures or settings: give it the "
-                    "same ones to go on, or name a new folder"
-                )
-            return
-        if out.exists() and any(out.iterdir()):
-            raise Refused(f"{out} is not empty: name a new folder for the protected pictures")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(place, told.encode())
+    def __init__(self, out: Path, told: dict[str, Any]) -> None:
+        self.out, self.folder = out, out / STATE
+        self.told = json.dumps(told, sort_keys=True)
+        self.file = self.folder / "delta.safetensors"
 
-    def noise(self) -> Perturbation | None:
-        """What an interrupted run made."""
-        file = self.folder / "delta.safetensors"
-        return Perturbation.load(file) if file.is_file() else None
+    def __enter__(self) -> _State:
+        job = self.folder / "job.json"
+        if not job.is_file():
+            if self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir()):
+                raise Refused(f"{self.out} is not empty: name a new folder for what is written")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(job, self.told.encode())
+        elif job.read_text(encoding="utf-8") != self.told:
+            raise Refused(
+                f"{self.out} has an unfinished work with other pictures or settings: give it the "
+                "same ones to go on, or name a new folder"
+            )
+        self.lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise Refused(f"another process is at work in {self.out}") from None
+        for part in self.out.rglob(f".*{PART}"):  # of a run that was killed
+            part.unlink()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    def noise(self, images: ImageSet) -> Perturbation | None:
+        """What an interrupted run made.
+
+        Raises:
+            ValueError: it is no noise for these pictures; says what to do.
+        """
+        if not self.file.is_file():
+            return None
+        try:
+            found = Perturbation.load(self.file)
+            found.check(images)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove {self.file} to make the noise again") from error
+        return found
 
     def keep(self, noise: Perturbation) -> None:
-        part = self.folder / "delta.part"
+        part = self.folder / "delta"
         noise.save(part)
-        part.replace(self.folder / "delta.safetensors")
+        part.replace(self.file)
 
     def end(self) -> None:
+        """Nothing but pictures is left."""
+        self.lock.release()
         shutil.rmtree(self.folder)

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from ulelib.settings import described, key_of
 
 MANIFEST = "artifact.json"
+PART = ".part"  # ends the hidden name of a file that is being written
 
 
 class Store:
@@ -195,12 +196,17 @@ def manifest(place: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: to a temporary name, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=PART, dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
