@@ -117,6 +117,20 @@ class TestFolder:
             protect(tmp_path / "me", tmp_path / "csd", QUICK, tmp_path / "them")
         assert not (tmp_path / "csd").exists()
 
+    def test_linked_folders_are_told(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "linked").symlink_to(folder / "others", target_is_directory=True)
+        report = protect(folder, tmp_path / "out", QUICK)
+        assert report.left_out["linked"] == "it is a link to a folder: copy the folder"
+        assert report.written == 19
+
+    @pytest.mark.parametrize("others", ["My pictures", "."])
+    def test_ones_own_pictures_are_not_among_those_of_others(
+        self, folder: Path, others: str
+    ) -> None:
+        root = folder.parent
+        with pytest.raises(Refused, match="lie in each other"):
+            protect(folder / "others", root.parent / "out", QUICK, root / others)
+
     def test_one_class_alone_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "in" / "me").mkdir(parents=True)
         picture().save(tmp_path / "in" / "me" / "a.png")

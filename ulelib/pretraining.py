@@ -27,7 +27,7 @@ from ulelib.settings import Op
 from ulelib.views import view
 
 NEIGHBOURS = 200  # of Wu et al., CVPR 2018, and of nearly every evaluation since
-BANK = 5000  # clean images that the curve's neighbours are sought among
+BANK = 5000  # clean images, drawn, that the curve's neighbours are sought among
 COLLAPSED = 0.1  # spread below which SimSiam shows nearly one point
 
 
@@ -43,7 +43,7 @@ class Pretraining:
         accuracy: of a linear classifier on the features, clean test images, in percent.
         knn: of 200 nearest neighbours on the same, in percent.
         curve: of the neighbours after each epoch, on the first `Recipe.curve_images` test images,
-            among the first 5,000 clean training images.
+            among 5,000 clean training images.
         spread: mean standard deviation of what the head returns for the test images, at unit
             length, times the square root of its width: about 1 where it fills the sphere, 0 where
             all is one point (Chen and He, CVPR 2021, Figure 2).
@@ -111,7 +111,9 @@ def pretrain(
         weight_decay=recipe.weight_decay,
     )
     scheduler = recipe.scheduler(optimizer, recipe.epochs * steps)
-    bank = clean_set.select(torch.arange(min(BANK, len(clean_set))))
+    # Drawn, since a folder's images stand class by class; the same for all seeds.
+    drawn = torch.randperm(len(clean_set), generator=torch.Generator().manual_seed(0))
+    bank = clean_set.select(drawn[:BANK])
     glimpse = test_set.select(torch.arange(min(recipe.curve_images, len(test_set))))
 
     curve: list[float] = []

@@ -193,6 +193,13 @@ def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
                 f"{out} and {read} lie in each other: name an output folder somewhere else, so "
                 "that pictures and protected pictures cannot be mixed up"
             )
+    if others is not None:
+        mine, theirs = folder.resolve(), others.resolve()
+        if mine == theirs or mine in theirs.parents or theirs in mine.parents:
+            raise Refused(
+                f"{others} and {folder} lie in each other: your own pictures would be among those "
+                "of others, unprotected. Move them apart"
+            )
     if out.exists() and not out.is_dir():
         raise Refused(f"{out} is a file: name a new folder")
 
@@ -211,8 +218,15 @@ def find_pictures(
     """
     found = []
     left_out = {} if left_out is None else left_out
-    for place, inner, files in os.walk(folder):
+
+    def unread(error: OSError) -> None:
+        where = Path(error.filename or folder)
+        left_out[str(where.relative_to(folder))] = f"the folder cannot be read: {error.strerror}"
+
+    for place, inner, files in os.walk(folder, onerror=unread):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for linked in (Path(place) / name for name in inner if (Path(place) / name).is_symlink()):
+            left_out[str(linked.relative_to(folder))] = "it is a link to a folder: copy the folder"
         for file in sorted(files):
             path = Path(place) / file
             name = path.relative_to(folder)
