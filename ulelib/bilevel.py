@@ -391,10 +391,11 @@ class SampleWise:
     ) -> tuple[torch.Tensor, ...]:
         """What is protected once, in batches: in order where it is all one, and if they have to be
         `alike`, drawn under the seed and as large as each other, to one image."""
-        if not alike:
-            return self.rows.split(size)
-        order = torch.randperm(len(self.rows), generator=generator).to(device())
-        return _batches(self.rows[order], size, alike)
+        return _batches(self._drawn(generator) if alike else self.rows, size, alike)
+
+    def _drawn(self, generator: torch.Generator) -> torch.Tensor:
+        """The rows of what is protected, in an order of its own."""
+        return self.rows[torch.randperm(len(self.rows), generator=generator).to(device())]
 
     def perturbation(
         self, settings: Bilevel, images: ImageSet, rounds: list[float], started: float
@@ -436,8 +437,7 @@ class ClassWise(SampleWise):
         self, size: int, generator: torch.Generator, alike: bool = False
     ) -> tuple[torch.Tensor, ...]:
         """What is protected once, in batches drawn under the seed."""
-        order = torch.randperm(len(self.rows), generator=generator).to(device())
-        return _batches(self.rows[order], size, alike)
+        return _batches(self._drawn(generator), size, alike)
 
 
 NOISE: dict[str, type[SampleWise]] = {"sample": SampleWise, "class": ClassWise}

@@ -10,6 +10,7 @@ classes. Losses, heads, queue and momentum are those of the library lightly.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -88,7 +89,7 @@ class Contrastive:
         return seeded_model(make, seed)  # type: ignore[return-value]
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, abc.ABC):
     """A network that learns from two views: backbone, head and loss.
 
     Attributes:
@@ -101,9 +102,9 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.project = nn.Sequential(backbone, head)
 
+    @abc.abstractmethod
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
         """The loss of two views `(B, 3, H, W)` of the same images, a scalar."""
-        raise NotImplementedError
 
     def stepped(self) -> None:
         """Told after each step of the optimizer."""

@@ -95,21 +95,13 @@ def pretrain(
     Warns:
         Collapsed: SimSiam shows nearly one point; the other two hold images apart by their loss.
     """
-    steps = len(train_set) // recipe.batch_size
-    if not steps:
-        raise ValueError(f"{len(train_set)} images do not fill a batch of {recipe.batch_size}")
+    steps = recipe.steps_per_epoch(train_set)
     started = time.perf_counter()
     seed += SEED_OFFSET
     generator = torch.Generator().manual_seed(seed)
     pixels, augment = train_set.images.to(device()), view(contrastive.augment)
     model = contrastive.build(net, train_set, seed)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+    optimizer = recipe.optimizer(model)
     scheduler = recipe.scheduler(optimizer, recipe.epochs * steps)
     # Drawn, since a folder's images stand class by class; the same for all seeds.
     drawn = torch.randperm(len(clean_set), generator=torch.Generator().manual_seed(0))

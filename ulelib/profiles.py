@@ -99,6 +99,16 @@ def _contrastive(**common: Any) -> dict[str, Contrastive]:
     }
 
 
+def _small_transferable(
+    loop: Bilevel, learners: Mapping[str, Contrastive], inner: Pgd, rounds: int
+) -> dict[str, Bilevel]:
+    """That for each learner, all with the same settings: both losses weigh alike."""
+    return {
+        name: _transferable(loop, learner, csd_weight=1.0, inner=inner, rounds=rounds)
+        for name, learner in learners.items()
+    }
+
+
 def _transferable(loop: Bilevel, learner: Contrastive, csd_weight: float, **own: Any) -> Bilevel:
     """Algorithm 1 with a source model that learns without labels."""
     return replace(loop, learning=Transferable(learner, csd_weight=csd_weight), **own)
@@ -136,16 +146,9 @@ SMOKE = Profile(
         curve_images=1000,
     ),
     contrastive=SMOKE_CONTRASTIVE,
-    transferable={
-        name: _transferable(
-            SMOKE_LOOP,
-            learner,
-            csd_weight=1.0,
-            inner=Pgd(step=2.4 / 255, steps=2, random_start=True),
-            rounds=2,
-        )
-        for name, learner in SMOKE_CONTRASTIVE.items()
-    },
+    transferable=_small_transferable(
+        SMOKE_LOOP, SMOKE_CONTRASTIVE, Pgd(step=2.4 / 255, steps=2, random_start=True), rounds=2
+    ),
     separation=Separation(Pgd(step=1.6 / 255, steps=5, random_start=True), passes=2),
     pretraining=Recipe(epochs=2, batch_size=100, learning_rate=0.06, curve_images=500),
     nets_rate=0.1,
@@ -188,16 +191,9 @@ CPU = Profile(
         flip_at_test=True,
     ),
     contrastive=CPU_CONTRASTIVE,
-    transferable={
-        name: _transferable(
-            CPU_LOOP,
-            learner,
-            csd_weight=1.0,
-            inner=Pgd(step=1.6 / 255, steps=2, random_start=True),
-            rounds=12,
-        )
-        for name, learner in CPU_CONTRASTIVE.items()
-    },
+    transferable=_small_transferable(
+        CPU_LOOP, CPU_CONTRASTIVE, Pgd(step=1.6 / 255, steps=2, random_start=True), rounds=12
+    ),
     separation=Separation(Pgd(step=1.6 / 255, steps=5, random_start=True), passes=4),
     pretraining=Recipe(epochs=10, batch_size=250, learning_rate=0.1),
     nets_rate=0.1,

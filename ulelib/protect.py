@@ -11,6 +11,7 @@ it never stops the rest. A run that was killed goes on where it was.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -390,16 +391,13 @@ def _targets(photos: Iterable[Photo], format: str) -> list[Path]:
         return [photo.name for photo in photos]
     plain = [photo.name.with_suffix(SUFFIX[format]) for photo in photos]
     often = Counter(str(name).casefold() for name in plain)  # some systems know no upper case
-    targets: list[Path] = []
     taken = {name for name, number in often.items() if number == 1}
+    targets: list[Path] = []
     for name, photo in zip(plain, photos, strict=True):
-        number = 1
-        while often[str(name).casefold()] > 1 or (number > 1 and str(name).casefold() in taken):
-            more = "" if number == 1 else f"-{number}"
-            name = photo.name.with_name(f"{photo.name.name}{more}{SUFFIX[format]}")
-            number += 1
-            if str(name).casefold() not in taken:
-                break
+        if often[str(name).casefold()] > 1:
+            numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+            longer = (photo.name.with_name(photo.name.name + n + SUFFIX[format]) for n in numbers)
+            name = next(one for one in longer if str(one).casefold() not in taken)
         taken.add(str(name).casefold())
         targets.append(name)
     return targets
@@ -422,7 +420,7 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         kind = "JPEG" if opened.format == "MPO" else str(opened.format)
         exif = opened.getexif()
         upright, notes = _plain(ImageOps.exif_transpose(opened))
-        if kind == "JPEG" and opened.format == "MPO":
+        if opened.format == "MPO":
             notes.append("the first of its several pictures alone")
         told = {name: opened.info[name] for name in ("icc_profile", "dpi") if opened.info.get(name)}
         if opened.mode in ("CMYK", "LAB"):

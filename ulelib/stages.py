@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -415,11 +415,9 @@ def _keep_partial(error: NotConverged, path: Path) -> None:
 
 
 def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], None]) -> None:
-    train = functools.reduce(data.mix, (published(part, store) for part in stage.train))
-    noise = None
+    train, noise = _mixed(stage.train, store), None
     if stage.noise_after:
-        bare = (Part(part.data, part.take) for part in stage.train)
-        clean = functools.reduce(data.mix, (published(part, store) for part in bare))
+        clean = _mixed([Part(part.data, part.take) for part in stage.train], store)
         noise, train = train.images.to(torch.int16) - clean.images, clean
     training, model = exploit(
         train,
@@ -432,16 +430,14 @@ def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], N
         noise=noise,
         report=report,
     )
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "network.safetensors")
-    _write_record(folder, dataclasses.asdict(training))
+    _write_trained(folder, model, training)
 
 
 def _write_pretrained(
     stage: Pretrained, folder: Path, store: Store, report: Callable[[str], None]
 ) -> None:
     shows, backbone = pretrain(
-        functools.reduce(data.mix, (published(part, store) for part in stage.train)),
+        _mixed(stage.train, store),
         images(stage.test, "train"),
         images(stage.test, "test"),
         stage.contrastive,
@@ -451,19 +447,28 @@ def _write_pretrained(
         precision=stage.precision,
         report=report,
     )
-    weights = {name: value.cpu().contiguous() for name, value in backbone.state_dict().items()}
+    _write_trained(folder, backbone, shows)
+
+
+def _mixed(parts: Iterable[Part], store: Store) -> ImageSet:
+    """The published images of all parts, one behind the other."""
+    return functools.reduce(data.mix, (published(part, store) for part in parts))
+
+
+def _write_trained(folder: Path, model: nn.Module, shows: Training | Pretraining) -> None:
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "network.safetensors")
     _write_record(folder, dataclasses.asdict(shows))
 
 
-def _read_pretrained(place: Path) -> Pretraining:
-    told = _read_record(place)
-    return Pretraining(**{**told, "curve": tuple(told["curve"])})
+def _read_trained(kind: Callable[..., T]) -> Callable[[Path], T]:
+    """Reads what a training shows, of its kind."""
 
+    def read(place: Path) -> T:
+        told = _read_record(place)
+        return kind(**{**told, "curve": tuple(told["curve"])})
 
-def _read_run(place: Path) -> Training:
-    told = _read_record(place)
-    return Training(**{**told, "curve": tuple(told["curve"])})
+    return read
 
 
 def _write_attacked(
@@ -503,8 +508,8 @@ _WRITE: dict[type, Callable[..., None]] = {
 }
 _READ: dict[type, Callable[[Path], Any]] = {
     Noise: lambda place: Perturbation.load(place / "delta.safetensors"),
-    Run: _read_run,
-    Pretrained: _read_pretrained,
+    Run: _read_trained(Training),
+    Pretrained: _read_trained(Pretraining),
     Attacked: lambda place: float(_read_record(place)["accuracy"]),
 }
 
