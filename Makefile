@@ -3,6 +3,7 @@
 # make reproduce  every notebook into book/:  make reproduce PROFILE=cpu|paper [SEED=0] [N_SEEDS=2]
 #                 [NAMES=05_grayaug] [WORKERS=2] [SCHEDULER=tcp://HOST:PORT, a Dask cluster]
 #                 [KEEP=1, to take recorded numbers as they are and compute what is new]
+# make app        protect your own pictures in the browser; nothing leaves this machine
 # make lab        JupyterLab on the notebooks
 # make book       the committed pages as HTML, with nothing run
 # make lint       ruff and mypy
@@ -16,12 +17,13 @@ PROFILE ?= cpu
 SEED ?= 0
 N_SEEDS ?=
 PYTEST_ARGS ?=
+APP_ARGS ?=
 
 # Relative, so that the project may lie in any folder, one with a space in its name too.
 STAMP := .venv/.ulelib-installed
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test reproduce lab book lint lock clean
+.PHONY: help setup demo test reproduce app lab book lint lock clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -45,6 +47,9 @@ reproduce: $(STAMP)
 	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --seed $(SEED) \
 	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(filter 1,$(KEEP)),--keep) $(NAMES)
+
+app: $(STAMP)
+	$(RUN) tools/app.py $(APP_ARGS)
 
 lab: $(STAMP)
 	$(RUN) -m jupyterlab

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
 PAGES = [
     path
     for path in (ROOT / "book").rglob("*.ipynb")
     if "_build" not in path.relative_to(ROOT).parts
 ]
-WIDTH = 1280  # pixels of a laptop's window
-# Chromium's own traffic is off, and no name is known to it: a page that needs the network fails.
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    f"--window-size={WIDTH},900"
-).split()
 
 
 def pages() -> list[str]:
@@ -79,29 +69,6 @@ def test_no_page_loads_anything_from_the_network(html: Path) -> None:
             assert tag not in text, f"{name} has {tag}"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    if not (CHROMIUM and DRIVER):
-        reason = "Chromium or ChromeDriver is not installed (Debian: chromium, chromium-driver)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
-
-
 MEASURE = """
 const article = document.querySelector('article');
 const shown = element => element.getClientRects().length > 0
@@ -148,16 +115,16 @@ return low;
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", pages())
-def test_page_in_a_browser(browser: object, html: Path, name: str) -> None:
-    browser.get((html / f"{name}.html").as_uri())  # type: ignore[attr-defined]
-    seen = browser.execute_script(MEASURE)  # type: ignore[attr-defined]
+def test_page_in_a_browser(browser: Any, html: Path, name: str) -> None:
+    browser.get((html / f"{name}.html").as_uri())
+    seen = browser.execute_script(MEASURE)
     assert seen["heading"]
     assert seen["brokenImages"] == []
     assert seen["hiddenImages"] == seen["hiddenTables"] == seen["hiddenFormulas"] == 0
     assert not seen["rawFormulas"]
     assert seen["wider"] <= 0, f"{seen['wider']} pixels wider than the window"
     for theme in ("light", "dark"):
-        low = browser.execute_script(CONTRAST, theme)  # type: ignore[attr-defined]
+        low = browser.execute_script(CONTRAST, theme)
         assert low == [], f"hard to read in the {theme} theme"
-    log = browser.get_log("browser")  # type: ignore[attr-defined]
+    log = browser.get_log("browser")
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,24 @@ class TestCheck:
         assert found.missing == ("red/2.png",) and found.unused == 1
         assert found.trained + found.held_out == 30
 
+    def test_one_person_among_others(self, folders: tuple[Path, Path], quick: Store) -> None:
+        clean, made = folders
+        shutil.copytree(clean / "blue", clean.parent / "them" / "red")  # another one of that name
+        found = check(
+            clean / "red", made / "red", others=clean.parent / "them", size=16, store=quick
+        )
+        assert found.among_others and (found.trained, found.held_out) == (24, 4)
+        assert found.guessing == 50.0  # half of the training pictures are one's own
+        nothing = next(line for line in found.lines if line.does == "nothing")
+        # Trained on copies that look like those of others, it takes every picture for theirs.
+        assert nothing.clean == 100 and nothing.protected < 50
+        assert {label for *_, label in found.shown} == {"red"} and found.unused == 0
+
     def test_a_copy_is_not_given_to_two(self, tmp_path: Path) -> None:
         for name in ("x.png", "x.bmp"):
             write(tmp_path / "clean", "a", name, (9, 9, 9))
         write(tmp_path / "made", "a", "x.png", (9, 9, 9))
-        pairs, missing = module._pairs(tmp_path / "clean", tmp_path / "made")
+        pairs, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
         assert len(pairs) == 1 and missing == ["a/x.bmp"]
 
     def test_too_little_is_refused(self, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import click
 
 from ulelib import __version__, machine
 from ulelib.check import Features, check, write_report
-from ulelib.protect import FORMATS, METHODS, Job, Report, protect
+from ulelib.protect import FORMATS, METHODS, Job, protect
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -67,12 +67,18 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
         report = protect(folder, out, Job(**options), others, report=click.echo)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    _tell(report, out)
+    for line in (*report.lines(), f"They are in {out}."):
+        click.echo(line)
 
 
 @main.command(name="check")
 @click.argument("clean", metavar="PICTURES", type=FOLDER)
 @click.argument("protected", metavar="PROTECTED", type=FOLDER)
+@click.option(
+    "--others",
+    type=FOLDER,
+    help="Pictures of other people, if PICTURES were protected among them.",
+)
 @click.option(
     "--report",
     "page",
@@ -98,7 +104,9 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     help="What the network was trained on whose features a linear classifier gets. ImageNet's is "
     "downloaded.",
 )
-def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> None:
+def check_command(
+    clean: Path, protected: Path, others: Path | None, page: Path, **options: Any
+) -> None:
     """Measure what the protection of PICTURES in PROTECTED is worth.
 
     Part of the clean pictures is held out; small networks are trained on the rest, clean and
@@ -108,7 +116,7 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     if not page.expanduser().parent.is_dir():  # said now, not after all the trainings
         raise click.ClickException(f"there is no folder {page.parent} for the report")
     try:
-        findings = check(clean, protected, report=click.echo, **options)
+        findings = check(clean, protected, others=others, report=click.echo, **options)
         page, numbers = write_report(findings, page)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
@@ -118,15 +126,6 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     if findings.undecided:
         click.echo(f"{len(findings.undecided)} say nothing: clean pictures taught them too little.")
     click.echo(f"The whole report: {page}, as numbers: {numbers}")
-
-
-def _tell(report: Report, out: Path) -> None:
-    for head, told in (("Also changed", report.changed), ("Left out", report.left_out)):
-        if told:
-            click.echo(f"{head}, {len(told)}:")
-            for name, why in sorted(told.items()):
-                click.echo(f"  {name}: {why}")
-    click.echo(f"{report.written} pictures protected in {out}, {report.seconds / 60:.1f} minutes.")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from ulelib.machine import device, fastest_precision
 from ulelib.models import headless
 from ulelib.pgd import Pgd
 from ulelib.pretraining import features, linear_probe
-from ulelib.protect import Refused, find_pictures
+from ulelib.protect import OTHERS, Refused, find_pictures
 from ulelib.settings import op
 from ulelib.stages import Run
 from ulelib.store import Store, write_bytes, write_text
@@ -104,6 +104,7 @@ class Findings:
         features: which network's features the linear classifier had.
         size: pixels at which all were trained.
         seconds: of all.
+        among_others: whether pictures of other people were in all trainings.
     """
 
     lines: tuple[Line, ...]
@@ -118,6 +119,7 @@ class Findings:
     features: str
     size: int
     seconds: float
+    among_others: bool = False
 
     @property
     def fails(self) -> list[Line]:
@@ -141,6 +143,7 @@ def check(
     clean: Path | str,
     protected: Path | str,
     *,
+    others: Path | str | None = None,
     size: int = 32,
     seed: int = 0,
     features_of: Features = "auto",
@@ -151,7 +154,9 @@ def check(
 
     Args:
         clean, protected: folders `CLASS/FILE`; a picture and its copy have the same name, but for
-            the suffix.
+            the suffix. With `others` their own pictures may be one class themselves.
+        others: clean pictures of other people, among which the exploiter finds these. Then it is
+            measured how many of the held-out pictures are told from those of others.
         size: pixels a side to which the exploiters scale them.
         seed: of the division and of all trainings.
         features_of: on which data the network was trained whose features a linear classifier
@@ -164,14 +169,20 @@ def check(
         Refused: no pairs, or too few pictures to hold some out.
     """
     started = time.perf_counter()
-    found, missing = _pairs(Path(clean).expanduser(), Path(protected).expanduser())
-    before, after, pairs = _read(found, size)
+    found, missing = copies_of(
+        Path(clean).expanduser(), Path(protected).expanduser(), flat=others is not None
+    )
+    foreign = [] if others is None else find_pictures(Path(others).expanduser(), flat=True)
+    theirs = [(photo.file, photo.file, f"{OTHERS}{photo.label}") for photo in foreign]
+    before, after, pairs = _read([*found, *theirs], size)
     named, backbone = _backbone(features_of, store)
     train, test = _divided(before, seed)
+    mine = torch.tensor([not name.startswith(OTHERS) for name in before.classes])
+    test = test[mine[before.labels[test]]]
     own, test_set = before.select(train), before.select(test)
     copies = after.select(train)
-    counts = torch.bincount(test_set.labels, minlength=len(before.classes))
-    guessing = 100 * float(counts.max()) / len(test_set)
+    guessing = _guessing(own if theirs else test_set, mine)
+    pairs = [pair for pair in pairs if not pair[2].startswith(OTHERS)]
     lines = []
 
     def measured(some: ImageSet, exploiter: Exploiter) -> float:
@@ -217,18 +228,26 @@ def check(
         named,
         size,
         time.perf_counter() - started,
+        bool(theirs),
     )
 
 
 Pair = tuple[Path, Path, str]  # a picture, its protected copy, their class
 
 
-def _pairs(clean: Path, protected: Path) -> tuple[list[Pair], list[str]]:
-    """Pictures with their copies, and the names of those without."""
+def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pair], list[str]]:
+    """Pictures with their copies, and the names of those without.
+
+    Args:
+        flat: whether the folders' own pictures are a class, too.
+
+    Raises:
+        Refused: there is no pair.
+    """
     for folder in (clean, protected):
         if not folder.is_dir():
             raise Refused(f"{folder} is not a folder")
-    own, copies = find_pictures(clean), find_pictures(protected)
+    own, copies = find_pictures(clean, flat=flat), find_pictures(protected, flat=flat)
     # A copy in another format has another suffix, behind the old one where two would be the same.
     exact = {photo.name: photo for photo in copies}
     by_stem = {photo.name.with_suffix(""): photo for photo in copies}
@@ -268,6 +287,13 @@ def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]
         ImageSet(second[kept], labels, classes, "protected pictures"),
         [pairs[place] for place in kept],
     )
+
+
+def _guessing(images: ImageSet, mine: torch.Tensor) -> float:
+    """Percent that naming the largest class of one's own would reach, or drawing one's own among
+    those of others as often as they are there."""
+    counts = torch.bincount(images.labels, minlength=len(mine))
+    return 100 * float(counts[mine].max()) / len(images)
 
 
 def _divided(images: ImageSet, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -381,7 +407,7 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
     write_text(numbers, text)
     made = template.render(
         findings=findings,
-        pictures=[_shown(pair) for pair in findings.shown],
+        pictures=[side_by_side(pair) for pair in findings.shown],
         version=__version__,
         steps=STEPS,
         amplified=AMPLIFIED,
@@ -395,8 +421,13 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _shown(pair: Pair) -> dict[str, str]:
-    """A picture, its copy and their difference around gray, the middle of each at 1:1."""
+def side_by_side(pair: Pair) -> dict[str, str]:
+    """A picture, its copy and their difference around gray, the middle of each at 1:1.
+
+    Returns:
+        "name", and as data URLs of PNG pictures "before", "after" and "difference" (times
+        `AMPLIFIED`).
+    """
     first, second = (_middle(_upright(file)) for file in pair[:2])
     if first.size != second.size:
         second = second.resize(first.size)

@@ -50,6 +50,7 @@ Named = Literal["ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-
 Format = Literal["keep", "png", "jpg"]
 METHODS, FORMATS = get_args(Named), get_args(Format)
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to hide in
+OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
 WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
 MOST_ROUNDS = 20  # of Algorithm 1: what it has by then is taken
@@ -124,6 +125,15 @@ class Report:
     changed: dict[str, str]
     rounds: tuple[float, ...]
     seconds: float
+
+    def lines(self) -> list[str]:
+        """All of it in words."""
+        lines = []
+        for head, told in (("Also changed", self.changed), ("Left out", self.left_out)):
+            if told:
+                lines.append(f"{head}, {len(told)}:")
+                lines += [f"  {name}: {why}" for name, why in sorted(told.items())]
+        return [*lines, f"{self.written} pictures protected, {self.seconds / 60:.1f} minutes."]
 
 
 class Refused(ValueError):
@@ -259,15 +269,15 @@ def _read(
     for place, photo in enumerate(own):
         if place not in problems and min(_size(photo.file)) < SHORTEST:
             problems[place] = f"it is smaller than {SHORTEST} pixels"
-        if place in problems:
-            left_out[str(photo.name)] = problems[place].removeprefix(
-                f"{photo.file.parent.name}/{photo.file.name}: "
-            )
+    for place, why in sorted(problems.items()):
+        photo = (*own, *theirs)[place]
+        name = f"{OTHERS}{photo.name}" if place >= len(own) else str(photo.name)
+        left_out[name] = why.removeprefix(f"{photo.file.parent.name}/{photo.file.name}: ")
     kept = [place for place in range(len(own) + len(theirs)) if place not in problems]
     mine = [photo for place, photo in enumerate(own) if place not in problems]
     # A class of others may have the name of one's own, and is another one all the same.
     names = [photo.label for photo in mine]
-    names += [f"others: {p.label}" for n, p in enumerate(theirs, len(own)) if n not in problems]
+    names += [f"{OTHERS}{p.label}" for n, p in enumerate(theirs, len(own)) if n not in problems]
     classes = tuple(sorted(set(names)))
     if not mine:
         told = "; ".join(f"{name}: {why}" for name, why in [*left_out.items()][:5])

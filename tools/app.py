@@ -1,0 +1,39 @@
+"""Serve the notebook of the app to a browser on this computer: `make app`.
+
+    python tools/app.py [--no-browser] [--port=8866]    # and what else `voila --help` says
+
+Only this computer can reach it, and only with the token in the address that it prints.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from voila.app import Voila
+
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "14_protect_your_pictures.ipynb"
+LARGEST = 2**31 - 1  # bytes of an upload or download: a message, for which Jupyter allows too few
+# The browser is told to fetch from here alone: pictures have nowhere else to go.
+ONLY_HERE = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+
+
+def main(arguments: list[str]) -> None:
+    app = Voila.instance(
+        ip="127.0.0.1",
+        auto_token=True,
+        tornado_settings={
+            "websocket_max_message_size": LARGEST,
+            "headers": {"Content-Security-Policy": ONLY_HERE},
+        },
+    )
+    app.config.ZMQChannelsWebsocketConnection.iopub_data_rate_limit = float(LARGEST)
+    app.initialize([str(NOTEBOOK), *arguments])
+    app.start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,292 @@
+"""The app: protect a folder of pictures, look at them, take them home, ask what it is worth.
+
+    App()    # the last line of a cell: notebook 14, or `make app`
+
+The work is done by `protect.protect` and `check.check`; here are the controls around them. All of
+it happens where the kernel runs, and nothing is sent anywhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import ipywidgets as widgets
+
+from ulelib.check import AMPLIFIED, SHOWN, check, copies_of, side_by_side, write_report
+from ulelib.protect import FORMATS, METHODS, Job, Refused, protect
+
+MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
+MOST_FILES = 50_000
+EMBEDDED = (
+    100 * 2**20
+)  # bytes of a zip file that the page itself holds; a larger one lies in a folder
+HERE, UPLOADED = "A folder on this computer", "Upload pictures"
+ADVICE = (
+    "One folder for each person or thing, with its pictures. Pictures of one person alone need "
+    "pictures of others beside them, which stay as they are."
+)
+
+
+class App(widgets.VBox):
+    """Choose pictures, protect them, see them before and after, download them, ask for the report.
+
+    Args:
+        folder, others: what the fields for pictures, and for those of other people, say at first.
+    """
+
+    def __init__(self, folder: str = "", others: str = "") -> None:
+        self._uploads = tempfile.TemporaryDirectory(prefix="ulelib-")
+        self._numbers = itertools.count(1)
+        self._done: tuple[Path, Path, Path | None] | None = None  # pictures, protected, others
+
+        wide, half = widgets.Layout(width="95%"), widgets.Layout(width="30em")
+        style = {"description_width": "11em"}
+
+        def text(described: str, value: str, hint: str) -> widgets.Text:
+            return widgets.Text(
+                value, description=described, placeholder=hint, layout=wide, style=style
+            )
+
+        def files(described: str) -> widgets.FileUpload:
+            return widgets.FileUpload(
+                accept=".zip,image/*",
+                multiple=True,
+                description=described,
+                layout=widgets.Layout(width="20em"),
+            )
+
+        self.source = widgets.ToggleButtons(
+            options=[HERE, UPLOADED], style={"button_width": "15em"}
+        )
+        self.folder = text("Pictures", folder, "such as ~/Pictures/to publish")
+        self.others = text("Of other people", others, "if the pictures are of one person alone")
+        self.out = text("Write to", "", "a new folder")
+        self.own_files = files("Pictures, or a zip file")
+        self.other_files = files("Of other people")
+        self.method = widgets.Dropdown(
+            options=METHODS, value=Job.method, description="Method", style=style
+        )
+        self.strength = widgets.IntSlider(
+            Job.strength, 2, 32, description="Strength", style=style, layout=half
+        )
+        self.size = widgets.Dropdown(
+            options=[32, 64, 96, 128], value=Job.size, description="Working size", style=style
+        )
+        self.format = widgets.Dropdown(
+            options=FORMATS, value=Job.format, description="Format", style=style
+        )
+        self.drop_location = widgets.Checkbox(
+            False, description="Leave out where pictures were taken", indent=False, layout=half
+        )
+        self.start = widgets.Button(description="Protect", button_style="primary", icon="lock")
+        self.ask = widgets.Button(description="What is it worth?", disabled=True)
+        self.said = widgets.HTML()
+        self.shown = widgets.HTML()
+        self.download = widgets.HTML()
+        self.report = widgets.HTML()
+
+        self._here = widgets.VBox([self.folder, self.others, self.out])
+        self._upload = widgets.VBox([self.own_files, self.other_files])
+        self.source.observe(self._choose, "value")
+        self.folder.observe(self._name_out, "value")
+        self.start.on_click(lambda _: self._work(self._protect))
+        self.ask.on_click(lambda _: self._work(self._check))
+        self._name_out()
+        self._choose()
+        super().__init__(
+            [
+                widgets.HTML(f"<p>{ADVICE}</p>"),
+                self.source,
+                self._here,
+                self._upload,
+                widgets.HBox([self.method, self.size, self.format]),
+                widgets.HBox([self.strength, self.drop_location]),
+                self.start,
+                self.said,
+                self.shown,
+                self.download,
+                self.ask,
+                self.report,
+            ]
+        )
+
+    # --- what the controls do ----------------------------------------------------------------
+
+    def _choose(self, *_: Any) -> None:
+        self._here.layout.display = "" if self.source.value == HERE else "none"
+        self._upload.layout.display = "none" if self.source.value == HERE else ""
+
+    def _name_out(self, *_: Any) -> None:
+        """The output folder follows the pictures' own, beside which it lies."""
+        name = self.folder.value.rstrip("/")
+        self.out.value = f"{name} protected" if name else ""
+
+    def _work(self, work: Callable[[Callable[[str], None]], None]) -> None:
+        """Do something long: the buttons rest, its lines are shown, its errors are told."""
+        lines: list[str] = []
+
+        def say(line: str, colour: str = "inherit") -> None:
+            lines.append(f'<span style="color: {colour}">{html.escape(line)}</span>')
+            self.said.value = f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
+
+        self.start.disabled = self.ask.disabled = True
+        try:
+            work(say)
+        except (ValueError, OSError, RuntimeError) as error:
+            say(str(error), "#b00020")
+        finally:
+            self.start.disabled, self.ask.disabled = False, self._done is None
+
+    def _protect(self, say: Callable[[str], None]) -> None:
+        self.shown.value = self.download.value = self.report.value = ""
+        self._done = None
+        folder, others, out = self._folders()
+        job = Job(
+            method=self.method.value,
+            strength=self.strength.value,
+            size=self.size.value,
+            format=self.format.value,
+            drop_location=self.drop_location.value,
+        )
+        say("reading the pictures")
+        report = protect(folder, out, job, others, say)
+        for line in report.lines():
+            say(line)
+        self._done = folder, out, others
+        pairs, _ = copies_of(folder, out, flat=others is not None)
+        step = max(1, len(pairs) // SHOWN)
+        self.shown.value = "".join(_compared(side_by_side(pair)) for pair in pairs[::step][:SHOWN])
+        self.download.value = _link(out, self.source.value == HERE)
+
+    def _check(self, say: Callable[[str], None]) -> None:
+        assert self._done is not None
+        folder, out, others = self._done
+        say("training on clean and on protected pictures; this takes some minutes")
+        findings = check(folder, out, others=others, report=say)
+        page, _ = write_report(findings, out.with_name(f"{out.name}.html"))
+        inside = html.escape(page.read_text(encoding="utf-8"))
+        self.report.value = (
+            f'<iframe title="What is this protection worth?" srcdoc="{inside}" '
+            'style="width: 100%; height: 50em; border: 1px solid #ccc"></iframe>'
+        )
+        say(f"the report: {page}")
+
+    def _folders(self) -> tuple[Path, Path | None, Path]:
+        """Pictures, those of others, and where to write; uploaded ones are unpacked first.
+
+        Raises:
+            Refused: nothing was chosen, or an uploaded file cannot be used.
+        """
+        if self.source.value == HERE:
+            if not self.folder.value.strip() or not self.out.value.strip():
+                raise Refused("name the folder of your pictures, and one to write to")
+            theirs = self.others.value.strip()
+            return (
+                Path(self.folder.value.strip()).expanduser(),
+                Path(theirs).expanduser() if theirs else None,
+                Path(self.out.value.strip()).expanduser(),
+            )
+        if not self.own_files.value:
+            raise Refused("upload your pictures first: a zip file with a folder for each person")
+        place = Path(self._uploads.name) / str(next(self._numbers))
+        own = unpack(self.own_files.value, place / "pictures")
+        others = None
+        if self.other_files.value:
+            others = unpack(self.other_files.value, place / "others")
+        return own, others, place / "protected"
+
+
+def unpack(files: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Write uploaded files into a new folder, zip files unpacked.
+
+    Args:
+        files: of `ipywidgets.FileUpload`, each with "name" and "content".
+
+    Returns:
+        the folder with the pictures: that one, or the only one in it, as where a whole folder was
+        packed.
+
+    Raises:
+        Refused: a zip file that is damaged or encrypted, unpacks to too much, or names a place
+            outside of itself.
+    """
+    folder.mkdir(parents=True)
+    for file in files:
+        name, content = PurePosixPath(file["name"].replace("\\", "/")).name, file["content"]
+        if name.lower().endswith(".zip"):
+            _unzip(name, content, folder)
+        else:
+            (folder / name).write_bytes(content)
+    while len(inside := [one for one in folder.iterdir() if not _hidden(one.name)]) == 1:
+        only = inside[0]
+        if not only.is_dir() or not any(one.is_dir() for one in only.iterdir()):
+            break
+        folder = only
+    return folder
+
+
+def _unzip(name: str, content: Any, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            wanted = [one for one in packed.infolist() if not one.is_dir()]
+            if len(wanted) > MOST_FILES or sum(one.file_size for one in wanted) > MOST_BYTES:
+                raise Refused(
+                    f"{name} unpacks to {len(wanted):,} files and "
+                    f"{sum(one.file_size for one in wanted) / 2**30:.1f} GiB, more than "
+                    f"{MOST_FILES:,} and {MOST_BYTES / 2**30:.0f}: unpack it, and name the folder"
+                )
+            for one in wanted:
+                parts = PurePosixPath(one.filename).parts
+                if ".." in parts or PurePosixPath(one.filename).is_absolute():
+                    raise Refused(f"{name} has a file {one.filename!r}, outside of itself")
+                linked = stat.S_ISLNK(one.external_attr >> 16)
+                if not linked and not any(map(_hidden, parts)):
+                    packed.extract(one, folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise Refused(f"{name} cannot be unpacked: {error}") from error
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _compared(pictures: Mapping[str, str]) -> str:
+    figures = [
+        ("before", pictures["name"]),
+        ("after", "protected"),
+        ("difference", f"difference, times {AMPLIFIED}"),
+    ]
+    return (
+        "<p>"
+        + "".join(
+            '<span style="display: inline-block; margin-right: 0.5em">'
+            f'<img alt="{key}" src="{pictures[key]}" style="image-rendering: pixelated"><br>'
+            f"<small>{html.escape(told)}</small></span>"
+            for key, told in figures
+        )
+        + "</p>"
+    )
+
+
+def _link(out: Path, kept: bool) -> str:
+    """A link to a zip file of the protected pictures, or where to find them."""
+    place = f"<p>They are in <code>{html.escape(str(out))}</code>.</p>" if kept else ""
+    packed = Path(shutil.make_archive(str(out), "zip", out))
+    if packed.stat().st_size > EMBEDDED:
+        return place or f"<p>Packed: <code>{html.escape(str(packed))}</code></p>"
+    data = base64.b64encode(packed.read_bytes()).decode()
+    packed.unlink()
+    return (
+        f'{place}<p><a download="protected.zip" href="data:application/zip;base64,{data}" '
+        'style="text-decoration: underline">Download them as a zip file</a></p>'
+    )
