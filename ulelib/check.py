@@ -38,7 +38,7 @@ from ulelib.machine import device, fastest_precision
 from ulelib.models import headless
 from ulelib.pgd import Pgd
 from ulelib.pretraining import features, linear_probe
-from ulelib.protect import OTHERS, Refused, find_pictures
+from ulelib.protect import OTHERS, Refused, find_pictures, shown
 from ulelib.settings import op
 from ulelib.stages import Run
 from ulelib.store import Store, write_bytes, write_text
@@ -259,7 +259,7 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
         if copy is None and alike[stem] == 1:
             copy = by_stem.get(stem)
         if copy is None:
-            missing.append(str(photo.name))
+            missing.append(shown(photo.name))
         else:
             pairs.append((photo.file, copy.file, photo.label))
     if not pairs:
@@ -434,7 +434,7 @@ def side_by_side(pair: Pair) -> dict[str, str]:
     difference = np.asarray(second, int) - np.asarray(first, int)
     gray = (128 + AMPLIFIED * difference).clip(0, 255).astype(np.uint8)
     return {
-        "name": f"{pair[2]}/{pair[0].name}",
+        "name": shown(Path(pair[2]) / pair[0].name),
         "before": _embedded(first),
         "after": _embedded(second),
         "difference": _embedded(Image.fromarray(gray)),

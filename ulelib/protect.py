@@ -53,6 +53,7 @@ SHORTEST = 16  # pixels of the shorter side below which there is nothing to hide
 OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
 WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
+STRIP = 256  # rows of a picture that get their noise at once
 MOST_ROUNDS = 20  # of Algorithm 1: what it has by then is taken
 SUFFIX = {"png": ".png", "jpg": ".jpg"}
 GPS = 0x8825  # EXIF's number for the place where a picture was taken
@@ -232,12 +233,14 @@ def find_pictures(
 
     def unread(error: OSError) -> None:
         where = Path(error.filename or folder)
-        left_out[str(where.relative_to(folder))] = f"the folder cannot be read: {error.strerror}"
+        left_out[shown(where.relative_to(folder))] = f"the folder cannot be read: {error.strerror}"
 
     for place, inner, files in os.walk(folder, onerror=unread):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for linked in (Path(place) / name for name in inner if (Path(place) / name).is_symlink()):
-            left_out[str(linked.relative_to(folder))] = "it is a link to a folder: copy the folder"
+            left_out[shown(linked.relative_to(folder))] = (
+                "it is a link to a folder: copy the folder"
+            )
         for file in sorted(files):
             path = Path(place) / file
             name = path.relative_to(folder)
@@ -245,16 +248,21 @@ def find_pictures(
             if file.startswith(".") or suffix in pictures.NO_PICTURES:
                 continue
             if suffix not in pictures.SUFFIXES:
-                left_out[str(name)] = "its format is not read: save it as PNG or JPEG"
+                left_out[shown(name)] = "its format is not read: save it as PNG or JPEG"
             elif not path.is_file():  # a pipe would be waited for without end
-                left_out[str(name)] = "it is no file, or a link to none"
+                left_out[shown(name)] = "it is no file, or a link to none"
             elif len(name.parts) > 1:
                 found.append(Photo(path, name, name.parts[0]))
             elif flat:
                 found.append(Photo(path, name, folder.resolve().name))
             else:
-                left_out[str(name)] = "it lies beside the class folders: move it into one"
+                left_out[shown(name)] = "it lies beside the class folders: move it into one"
     return found
+
+
+def shown(name: Path) -> str:
+    """A name as it can be printed; some file systems have bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _read(
@@ -271,8 +279,10 @@ def _read(
             problems[place] = f"it is smaller than {SHORTEST} pixels"
     for place, why in sorted(problems.items()):
         photo = (*own, *theirs)[place]
-        name = f"{OTHERS}{photo.name}" if place >= len(own) else str(photo.name)
-        left_out[name] = why.removeprefix(f"{photo.file.parent.name}/{photo.file.name}: ")
+        name = shown(photo.name)
+        left_out[f"{OTHERS}{name}" if place >= len(own) else name] = why.removeprefix(
+            f"{photo.file.parent.name}/{photo.file.name}: "
+        )
     kept = [place for place in range(len(own) + len(theirs)) if place not in problems]
     mine = [photo for place, photo in enumerate(own) if place not in problems]
     # A class of others may have the name of one's own, and is another one all the same.
@@ -342,17 +352,21 @@ def _no_network(run: object) -> Any:
     raise AssertionError("the methods for pictures attack no trained network")
 
 
-def spread(delta: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def spread(delta: torch.Tensor, height: int, width: int, strength: int) -> torch.Tensor:
     """Noise of a picture's middle square, at the picture's size: beyond the square it is mirrored.
 
     Args:
         delta: `(C, S, S)` float.
+        strength: bound of the result.
 
     Returns:
-        `(C, height, width)` float.
+        `(C, height, width)` int8, gray levels.
     """
     side = min(height, width)
-    square = F.interpolate(delta[None], [side, side], mode="bilinear", antialias=True)[0]
+    square = torch.empty(len(delta), side, side, dtype=torch.int8)
+    for channel, one in zip(square, delta, strict=True):  # one by one: a picture may be large
+        whole = F.interpolate(one[None, None], [side, side], mode="bilinear", antialias=True)[0, 0]
+        channel.copy_(whole.mul_(255).round_().clamp_(-strength, strength))
     rows, columns = (_mirrored(length, side) for length in (height, width))
     return square[:, rows][:, :, columns]
 
@@ -380,10 +394,10 @@ def _write_all(
         try:
             data, notes = protected_file(photo.file, delta, job)
         except Exception as error:  # a picture can be read, and refused by an encoder all the same
-            failed[str(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
+            failed[shown(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
             return
         if notes:
-            changed[str(photo.name)] = "; ".join(notes)
+            changed[shown(photo.name)] = "; ".join(notes)
         if not target.exists():  # of an interrupted run
             write_bytes(target, data)
 
@@ -428,7 +442,7 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
     with Image.open(file, formats=pictures.FORMATS) as opened:
         opened.load()
         kind = "JPEG" if opened.format == "MPO" else str(opened.format)
-        exif = opened.getexif()
+        exif, coded = opened.getexif(), opened.info.get("exif", b"")
         upright, notes = _plain(ImageOps.exif_transpose(opened))
         if opened.format == "MPO":
             notes.append("the first of its several pictures alone")
@@ -436,8 +450,11 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         if opened.mode in ("CMYK", "LAB"):
             told.pop("icc_profile", None)  # it describes other channels than are left
         coding = _coding(opened, job)
+    lossless = kind == "WEBP" and job.quality is None and _is_lossless(file)
+    webp = {"lossless": True} if lossless else {"quality": job.quality or 95}
     if job.drop_location and GPS in exif:
         del exif[GPS]
+        coded = b""  # Pillow writes them anew, its own way
         notes.append("the place was left out")
     target = {"keep": kind, "png": "PNG", "jpg": "JPEG"}[job.format]
     if target in ("JPEG", "BMP") and upright.mode in ("LA", "RGBA"):
@@ -450,9 +467,9 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
     if turned is not None:
         noisy = noisy.transpose(turned)
     if len(exif):
-        told["exif"], lost = _exif(exif)
+        told["exif"], lost = _exif(exif, coded)
         notes += lost
-    options = {"PNG": {}, "BMP": {}, "JPEG": coding, "WEBP": {"quality": job.quality or 95}}[target]
+    options = {"PNG": {}, "BMP": {}, "JPEG": coding, "WEBP": webp}[target]
     if target == "BMP":
         told = {}
     file_ = io.BytesIO()
@@ -463,10 +480,14 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
 MOST_EXIF = 65_000  # bytes that fit into a JPEG
 
 
-def _exif(exif: Image.Exif) -> tuple[bytes, list[str]]:
-    """EXIF data as bytes; of some that cannot be written again, the orientation alone."""
+def _exif(exif: Image.Exif, coded: bytes) -> tuple[bytes, list[str]]:
+    """EXIF data as bytes; of some that cannot be written again, the orientation alone.
+
+    Args:
+        coded: the same, as the file had them; b"" to write them anew.
+    """
     try:
-        if len(whole := exif.tobytes()) <= MOST_EXIF:
+        if len(whole := coded or exif.tobytes()) <= MOST_EXIF:
             return whole, []
     except (struct.error, TypeError, ValueError, OverflowError):
         pass
@@ -478,12 +499,13 @@ def _exif(exif: Image.Exif) -> tuple[bytes, list[str]]:
 
 def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """In one of the modes L, LA, RGB, RGBA, and what that changes."""
+    glass = ["what was transparent is white"] if picture.has_transparency_data else []
     if picture.mode.startswith("I") or picture.mode == "F":
-        return pictures.as_seen(picture).convert("L"), ["16 bits became 8"]
+        return pictures.as_seen(picture).convert("L"), ["16 bits became 8", *glass]
     if picture.mode in ("LA", "RGBA"):
         return picture, []
     if picture.mode == "1":
-        return picture.convert("L"), ["black and white became gray"]
+        return pictures.as_seen(picture).convert("L"), ["black and white became gray", *glass]
     if picture.has_transparency_data:
         wanted = "LA" if picture.mode == "L" else "RGBA"
         return picture.convert(wanted), []
@@ -491,6 +513,18 @@ def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         return picture, []
     notes = {"P": ["its palette of few colours was left"], "CMYK": ["CMYK became RGB"]}
     return picture.convert("RGB"), notes.get(picture.mode, [f"{picture.mode} became RGB"])
+
+
+def _is_lossless(file: Path) -> bool:
+    """Whether a WebP file has its pixels without loss, in a chunk of the name VP8L."""
+    with file.open("rb") as opened:
+        opened.seek(12)
+        while len(head := opened.read(8)) == 8:
+            if head[:4] in (b"VP8L", b"VP8 "):
+                return head[:4] == b"VP8L"
+            size = int.from_bytes(head[4:], "little")
+            opened.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def _coding(opened: Image.Image, job: Job) -> dict[str, Any]:
@@ -506,18 +540,18 @@ def _coding(opened: Image.Image, job: Job) -> dict[str, Any]:
 def _add(picture: Image.Image, delta: torch.Tensor, strength: int) -> Image.Image:
     """Noise within `strength` gray levels in every channel, but for transparency."""
     pixels = np.array(picture)
-    levels = (255 * spread(delta, *pixels.shape[:2])).round().clamp(-strength, strength)
-    if picture.mode in ("L", "LA"):
-        if len(levels) == 3:
-            weights = torch.tensor(LUMA).view(3, 1, 1)
-            levels = (weights * levels).sum(0, keepdim=True).round()
-        levels = levels[:1]
-    moves = levels.expand(1 if picture.mode in ("L", "LA") else 3, -1, -1).permute(1, 2, 0)
-    colours = moves.shape[2]
-    shaped = pixels.reshape(*pixels.shape[:2], -1)
-    moved = shaped[..., :colours].astype(np.int16) + moves.to(torch.int16).numpy()
-    shaped[..., :colours] = moved.clip(0, 255).astype(np.uint8)
-    return Image.fromarray(shaped.reshape(pixels.shape), picture.mode)
+    height, width = pixels.shape[:2]
+    shaped = pixels.reshape(height, width, -1)
+    gray = picture.mode in ("L", "LA")
+    if gray and len(delta) == 3:
+        delta = (torch.tensor(LUMA).view(3, 1, 1) * delta).sum(0, keepdim=True)
+    colours = 1 if gray else 3
+    levels = spread(delta, height, width, strength).expand(colours, -1, -1).permute(1, 2, 0).numpy()
+    for top in range(0, height, STRIP):
+        strip = shaped[top : top + STRIP, :, :colours]
+        moved = strip.astype(np.int16) + levels[top : top + STRIP]
+        strip[:] = moved.clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels, picture.mode)
 
 
 # --- going on where it was -----------------------------------------------------------------------
