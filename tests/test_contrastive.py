@@ -12,7 +12,7 @@ from ulelib.contrastive import Contrastive, MoCo, SimCLR, SimSiam, Transferable
 from ulelib.csd import Separation, csd, misplaced
 from ulelib.data import ImageSet
 from ulelib.pgd import Pgd
-from ulelib.settings import key_of, op
+from ulelib.settings import described, key_of, op
 
 NET = op("convnet", widths=(8, 8, 16), stride=2)
 SMALL = {"hidden": 16, "dim": 8, "queue": 32}
@@ -221,6 +221,17 @@ class TestSeparation:
             spreads[spread] = float(delta[gray.labels == 0].std(0).mean())
         assert spreads["fixed"] < spreads["moving"]
         assert spreads["fixed"] < 0.3 * 8 / 255
+
+    def test_some_classes_among_others(self, images: ImageSet) -> None:
+        inner = Pgd(step=2 / 255, steps=8, random_start=True)
+        method = Separation(inner, 2, 32, only=(1,))
+        delta = method.make(images, 0, "float32", network=None, report=print).delta  # type: ignore[arg-type]
+        mine = images.labels == 1
+        assert (delta[~mine] == 0).all()
+        mean = delta[mine].mean(0)
+        assert mean.abs().mean() > 0.5 * inner.epsilon  # all in one direction, away from 0
+        alone = replace(method, only=None)
+        assert described(alone, keyed=True) == described(Separation(inner, 2, 32), keyed=True)
 
     def test_needs_a_random_start(self) -> None:
         with pytest.raises(ValueError, match="all noise would stay 0"):

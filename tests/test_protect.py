@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from ulelib import protect as module
 from ulelib.__main__ import main
+from ulelib.csd import Separation
 from ulelib.perturbation import Perturbation
 from ulelib.protect import Job, Refused, protect, protected_file, spread
 
@@ -116,9 +117,12 @@ class TestFolder:
         assert list(report.left_out) == ["others: a/broken.png"]
         assert sorted(contents(tmp_path / "out")) == ["0.png", "1.png", "2.png"]
         assert report.written == 3
-        with pytest.raises(Refused, match="cannot leave the others' pictures"):
-            protect(tmp_path / "me", tmp_path / "csd", QUICK, tmp_path / "them")
-        assert not (tmp_path / "csd").exists()
+        assert protect(tmp_path / "me", tmp_path / "csd", QUICK, tmp_path / "them").written == 3
+        for number in range(3):
+            first, second = (
+                levels(Image.open(tmp_path / folder / f"{number}.png")) for folder in ("me", "csd")
+            )
+            assert 4 < np.abs(first - second).mean() <= 8  # pushed apart from those without noise
 
     def test_linked_folders_are_told(self, folder: Path, tmp_path: Path) -> None:
         (folder / "linked").symlink_to(folder / "others", target_is_directory=True)
@@ -133,6 +137,15 @@ class TestFolder:
         root = folder.parent
         with pytest.raises(Refused, match="lie in each other"):
             protect(folder / "others", root.parent / "out", QUICK, root / others)
+
+    def test_networks_need_more_pixels_than_csd(self) -> None:
+        assert (Job().pixels, Job(method="ULEO").pixels, Job(method="ULEO", size=64).pixels) == (
+            8,
+            32,
+            64,
+        )
+        with pytest.raises(ValueError, match="for ULEO-GrayAugs, whose network"):
+            Job(method="ULEO-GrayAugs", size=8)
 
     def test_names_that_are_no_text_can_be_told(self, folder: Path) -> None:
         odd = os.fsdecode(b"caf\xe9.png")
@@ -200,7 +213,7 @@ class TestGoingOn:
         with pytest.raises(OSError, match="No space left"):
             protect(folder, out, QUICK)
         monkeypatch.setattr(module, "write_bytes", write)
-        monkeypatch.setattr(module, "_noise", None)  # it is not made again
+        monkeypatch.setattr(Separation, "make", None)  # it is not made again
         with pytest.raises(Refused, match="unfinished work with other pictures or settings"):
             protect(folder, out, Job(method="CSD", size=16, strength=4))
         protect(folder, out, QUICK)
@@ -404,7 +417,7 @@ class TestCommand:
         ("options", "message"),
         [
             (["--strength", "0"], "Job.strength is 0"),
-            (["--size", "8"], "Job.size is 8"),
+            (["--size", "4"], "Job.size is 4"),
             (["--quality", "101"], "Job.quality is 101"),
         ],
     )

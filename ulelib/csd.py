@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch.nn import functional as F
 
 from ulelib.bilevel import SampleWise
 from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd, PixelRange, signed_gradient_steps
-from ulelib.settings import Count, settings
+from ulelib.settings import LATER, Count, settings
 
 # Added above and below the fraction, as released (`simclr_utils.py:85` of the project's code):
 # at the start all noise is 0, and so is every distance.
@@ -83,12 +85,15 @@ class Separation:
         passes: over all images, in batches drawn anew.
         batch_size: images whose separability is measured together.
         spread: see `csd`; as released.
+        only: labels of the classes that are protected, see `Bilevel.only`. The others' images have
+            no noise, and are one more class: one with a spread of 0.
     """
 
     inner: Pgd = Pgd(random_start=True)
     passes: Count = 4
     batch_size: Annotated[int, Field(ge=2, le=100_000)] = 512
     spread: Literal["moving", "fixed"] = "fixed"
+    only: tuple[Annotated[int, Field(ge=0)], ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.inner.random_start:
@@ -110,19 +115,21 @@ class Separation:
         check_classes(images)
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        noise, steps = SampleWise(images, 3), self.inner
+        noise, steps = SampleWise(images, 3, self.only), self.inner
+        clean = torch.zeros(0 if self.only is None else 1, *noise.delta.shape[1:], device=device())
         pixels, labels = images.images.to(device()), images.labels.to(device())
         noise.start(steps.epsilon, generator)
         rounds = []
         for number in range(self.passes):
             for batch in noise.passes(self.batch_size, generator, alike=True):
                 bounds = PixelRange(to_float(pixels[batch]), steps.epsilon)
+                names = F.pad(labels[batch], (0, len(clean)), value=-1)
+
+                def loss_of(delta: torch.Tensor, names: torch.Tensor = names) -> torch.Tensor:
+                    return csd(torch.cat([delta, clean]), names, self.spread)
+
                 moved = signed_gradient_steps(
-                    lambda delta, y=labels[batch]: csd(delta, y, self.spread),  # type: ignore[misc]
-                    noise.of(batch),
-                    step=steps.step,
-                    steps=steps.steps,
-                    add=bounds.add,
+                    loss_of, noise.of(batch), step=steps.step, steps=steps.steps, add=bounds.add
                 )
                 noise.set(batch, moved)
             rounds.append(misplaced(noise.delta, noise.labels))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import struct
@@ -33,7 +34,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ulelib import pictures
-from ulelib.bilevel import Bilevel, NotConverged
+from ulelib.bilevel import Bilevel
+from ulelib.csd import Separation
 from ulelib.data import ImageSet, check_classes
 from ulelib.defenders import DEFENDERS, Setting
 from ulelib.machine import fastest_precision
@@ -46,15 +48,20 @@ from ulelib.store import PART, write_bytes
 from ulelib.views import LUMA
 
 # Those that need nothing but the pictures.
-Named = Literal["ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise", "CSD"]
+Named = Literal["CSD", "ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise"]
 Format = Literal["keep", "png", "jpg"]
 METHODS, FORMATS = get_args(Named), get_args(Format)
+SIZE, SIZES = 32, {"CSD": 8}  # pixels at which noise is made, by method
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to hide in
 OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
 WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
 STRIP = 256  # rows of a picture that get their noise at once
-MOST_ROUNDS = 20  # of Algorithm 1: what it has by then is taken
+# Algorithm 1 on few pictures: its stop test would end it as soon as the source model knows them by
+# heart. So it goes on for a number of rounds, with a part of an epoch and small batches in each.
+ROUNDS = 20
+EPOCH_PART = 0.25
+LARGEST_BATCH = 64
 SUFFIX = {"png": ".png", "jpg": ".jpg"}
 GPS = 0x8825  # EXIF's number for the place where a picture was taken
 # What brings an upright picture back to the way in which its file has it, by EXIF orientation.
@@ -77,7 +84,8 @@ class Job:
         method: one of `METHODS`.
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
             (before lossy coding).
-        size: pixels at which noise is made, a side.
+        size: pixels at which noise is made, a side; None: `SIZES`. Noise of few pixels is smooth
+            in a picture, withstands scaling and coding, and is seen more easily.
         format: of what is written: "keep", each picture's own; "png"; or "jpg".
         quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG,
             else 95.
@@ -85,13 +93,25 @@ class Job:
         seed: of everything that is drawn.
     """
 
-    method: Named = "ULEO-GrayAugs"
+    method: Named = "CSD"
     strength: Annotated[int, Field(ge=1, le=64)] = 8
-    size: Annotated[int, Field(ge=16, le=512)] = 64
+    size: Annotated[int, Field(ge=8, le=512)] | None = None
     format: Format = "keep"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     drop_location: bool = False
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in SIZES and self.pixels < 16:
+            raise ValueError(
+                f"Job.size is {self.size}: for {self.method}, whose network halves pictures again "
+                "and again, at least 16"
+            )
+
+    @property
+    def pixels(self) -> int:
+        """The size that is taken."""
+        return self.size or SIZES.get(self.method, SIZE)
 
 
 @dataclass(frozen=True)
@@ -172,20 +192,22 @@ def protect(
     left_out: dict[str, str] = {}
     own = find_pictures(folder, left_out, flat=foreign is not None)
     theirs = [] if foreign is None else find_pictures(foreign, flat=True)
-    images, own = _read(own, theirs, job.size, left_out)
+    images, own = _read(own, theirs, job.pixels, left_out)
     try:
         check_classes(images)
     except ValueError as error:
         raise Refused(f"{error}; or name a folder of other people's pictures (others)") from error
     mine = tuple(sorted({images.classes.index(photo.label) for photo in own}))
-    method = _method(job, mine if theirs else None)
+    method = _method(job, len(images), mine if theirs else None)
     names = [str(photo.name) for photo in own]
     with _State(
         out, {"job": described(job), "pictures": images.fingerprint, "names": names}
     ) as state:
         noise = state.noise(images)
         if noise is None:
-            noise = _noise(images, method, job, report)
+            noise = method.make(
+                images, job.seed, fastest_precision(), network=_no_network, report=report
+            )
             state.keep(noise)
         report(f"writing {len(own)} pictures")
         changed, failed = _write_all(own, images, noise, out, job)
@@ -304,48 +326,32 @@ def _size(file: Path) -> tuple[int, int]:
 # --- noise ---------------------------------------------------------------------------------------
 
 
-def _method(job: Job, only: tuple[int, ...] | None) -> Method:
+def _method(job: Job, count: int, only: tuple[int, ...] | None) -> Method:
     """How the noise is made: the `cpu` profile's settings, at the job's strength.
 
     Args:
+        count: of pictures.
         only: labels of one's own classes among those of others; None: there are no others.
-
-    Raises:
-        Refused: the method cannot leave others' pictures as they are.
     """
     epsilon = job.strength / 255
 
     def scaled(inner: Pgd) -> Pgd:
         return replace(inner, epsilon=epsilon, step=inner.step * epsilon / inner.epsilon)
 
-    loop = replace(CPU.loop, inner=scaled(CPU.loop.inner), max_rounds=MOST_ROUNDS)
+    batch = min(LARGEST_BATCH, count)
+    loop = replace(
+        CPU.loop,
+        inner=scaled(CPU.loop.inner),
+        outer_batch_size=batch,
+        outer_batches=math.ceil(EPOCH_PART * count / batch),
+        rounds=ROUNDS,
+    )
     separation = replace(CPU.separation, inner=scaled(CPU.separation.inner))
     profile = replace(CPU, loop=loop, separation=separation)
     precision: Any = fastest_precision()
     method = DEFENDERS[job.method](Setting(Data("pictures"), profile, job.seed, precision))
-    if only is not None:
-        if not isinstance(method, Bilevel):
-            raise Refused(
-                f"method {job.method} parts all classes from each other, and cannot leave the "
-                "others' pictures as they are: take another method"
-            )
-        method = replace(method, only=only)
-    return method
-
-
-def _noise(
-    images: ImageSet, method: Method, job: Job, report: Callable[[str], None]
-) -> Perturbation:
-    """The method's noise at the working size, whether it converged or not."""
-    precision = fastest_precision()
-    try:
-        return method.make(images, job.seed, precision, network=_no_network, report=report)
-    except NotConverged as error:
-        report(
-            f"the source model still errs on {error.perturbation.rounds[-1]:.0%} of the protected "
-            f"pictures after {MOST_ROUNDS} rounds: they are protected less than usual"
-        )
-        return error.perturbation
+    assert isinstance(method, Bilevel | Separation)
+    return replace(method, only=only)
 
 
 def _no_network(run: object) -> Any:
