@@ -203,6 +203,21 @@ class TestClassMeans:
             perturbation_for(images).fitted_to(images)
 
 
+def test_sample_wise_noise_at_another_size() -> None:
+    images, larger = random_images(6), random_images(6, size=48)
+    made = perturbation_for(images).resized(larger)
+    assert made.delta.shape == (6, 3, 48, 48) and made.fingerprint == larger.fingerprint
+    assert made.delta.abs().max() <= made.epsilon
+    back = made.resized(images).delta
+    both = torch.stack([back.flatten(), perturbation_for(images).delta.flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.8  # each image has its own
+    with pytest.raises(ValueError, match="of 6 and 5 pictures"):
+        made.resized(random_images(5))
+    class_wise = perturbation_for(images).class_means(images)
+    with pytest.raises(ValueError, match="class_wise noise"):
+        class_wise.resized(larger)
+
+
 def test_class_wise_follows_the_labels_of_any_images() -> None:
     images, others = random_images(6), random_images(9, seed=5)
     delta = torch.stack([torch.full((3, 16, 16), value / 255) for value in (1.0, -2.0, 3.0)])

@@ -56,6 +56,7 @@ TO_COME = {  # notebooks whose page is still to be computed: an hour and more ea
     "10_adversarial_training",
     "11_transferable",
     "12_released_code_audit",
+    "14b_what_it_is_worth",
 }
 APP = "14_protect_your_pictures"  # a tool, which has no numbers
 MAX_LINES = 15  # of a code cell

@@ -264,6 +264,21 @@ def test_mean_noise_of_a_class_moves_to_other_data(store: Store, tmp_path: Path)
     assert torch.equal(added[inside], expected[inside])
 
 
+def test_noise_of_the_same_pictures_at_another_size(store: Store) -> None:
+    small = dataclasses.replace(DATA, size=16, content="")
+    noise = dataclasses.replace(noise_of("CSD"), data=small)
+    compute(noise, store)
+    made: Perturbation = load(noise, store)
+    assert made.delta.shape[2:] == (16, 16)
+    clean = stages.images(DATA, "train")
+    published = stages.published(Part(DATA, noise=noise, index="resized"), store)
+    expected = made.resized(clean).apply(clean)
+    assert torch.equal(published.images, expected.images)
+    assert not torch.equal(published.images, clean.images)
+    with pytest.raises(ValueError, match="the same pictures at another size"):
+        Part(dataclasses.replace(DATA, n=40), noise=noise, index="resized")
+
+
 def test_stages_travel_and_are_found_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(Part(DATA, noise=noise_of("ULEO"), export="as_released"))
     first = measured(run, store)

@@ -42,7 +42,12 @@ FIRST = "intro"  # it shows, as the README does, what HEADLINE measured in SHOWN
 HEADLINE, SHOWN = "05_grayaug", "cpu"
 AT_TOP = ["report", FIRST]  # they read the records of SHOWN, as this one those of its profile:
 SCOREBOARD = "13_scoreboard"
-NEED_PHOTOGRAPHS = {"05b_what_decides", "08_imagenet", "12_released_code_audit"}  # and say so
+NEED_PHOTOGRAPHS = {  # and say so
+    "05b_what_decides",
+    "08_imagenet",
+    "12_released_code_audit",
+    "14b_what_it_is_worth",
+}
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -201,6 +201,29 @@ class Perturbation:
         delta = delta.clamp(-self.epsilon, self.epsilon).contiguous()
         return replace(self, delta=delta, fingerprint=images.fingerprint)
 
+    def resized(self, images: ImageSet) -> Perturbation:
+        """Sample-wise noise at another size of the same pictures, in the same order.
+
+        Args:
+            images: the pictures at that size. Their fingerprint is another one, so that nothing but
+                their number can be checked.
+
+        Raises:
+            ValueError: class-wise noise, or another number of pictures.
+        """
+        if self.kind != "sample_wise" or len(images) != len(self.delta):
+            raise ValueError(
+                f"{self.kind} noise of {len(self.delta)} and {len(images)} pictures: expected the "
+                "sample-wise noise of these pictures at another size"
+            )
+        size = list(images.images.shape[2:])
+        parts = [  # interpolation cannot leave the bounds, but for the last digit
+            F.interpolate(part, size, mode="bilinear", antialias=True)
+            for part in self.delta.split(CHUNK)
+        ]
+        delta = torch.cat(parts).clamp_(-self.epsilon, self.epsilon)
+        return replace(self, delta=delta, fingerprint=images.fingerprint)
+
     def save(self, path: Path) -> None:
         """Write a safetensors file: numbers and one JSON text, nothing that could run.
 

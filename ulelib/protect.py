@@ -198,7 +198,7 @@ def protect(
     except ValueError as error:
         raise Refused(f"{error}; or name a folder of other people's pictures (others)") from error
     mine = tuple(sorted({images.classes.index(photo.label) for photo in own}))
-    method = _method(job, len(images), mine if theirs else None)
+    method = method_of(job, len(images), mine if theirs else None)
     names = [str(photo.name) for photo in own]
     with _State(
         out, {"job": described(job), "pictures": images.fingerprint, "names": names}
@@ -326,7 +326,7 @@ def _size(file: Path) -> tuple[int, int]:
 # --- noise ---------------------------------------------------------------------------------------
 
 
-def _method(job: Job, count: int, only: tuple[int, ...] | None) -> Method:
+def method_of(job: Job, count: int, only: tuple[int, ...] | None = None) -> Method:
     """How the noise is made: the `cpu` profile's settings, at the job's strength.
 
     Args:

@@ -69,6 +69,11 @@ class Data:
     seed: Seed = 0
     content: str = ""
 
+    @property
+    def pictures(self) -> tuple[Any, ...]:
+        """Which they are, at whatever size."""
+        return self.name, self.n, self.seed
+
 
 @runtime_checkable
 class Method(Protocol):
@@ -122,14 +127,15 @@ class Part:
             ImageNet code (`dataset.py:634` of Unlearnable-Examples), that of the image whose number
             is its "class": the noise becomes class-wise, made for ten images of any class. "class
             mean": the mean noise of its class, brought to the images' size; so noise can be moved
-            to another data set, whose class number c takes that of class number c.
+            to another data set, whose class number c takes that of class number c. "resized": its
+            own, made for the same pictures at another size.
     """
 
     data: Data
     take: tuple[Share, Share] = WHOLE
     noise: Noise | None = None
     export: Literal["exact", "as_released", "positive", "truncated"] = "exact"
-    index: Literal["own", "class", "class mean"] = field(default="own", metadata=LATER)
+    index: Literal["own", "class", "class mean", "resized"] = field(default="own", metadata=LATER)
 
     def __post_init__(self) -> None:
         _check_take(self)
@@ -138,6 +144,11 @@ class Part:
             raise ValueError("Part.export is for noise; clean images are published as they are")
         if noise is None and self.index != "own":
             raise ValueError("Part.index is for noise")
+        if self.index == "resized" and noise and noise.data.pictures != self.data.pictures:
+            raise ValueError(
+                f'Part.index "resized" is for noise of the same pictures at another size: made for '
+                f"{noise.data}, these are {self.data}"
+            )
         if noise is not None and noise.data == self.data and not _within(self.take, noise.take):
             raise ValueError(f"Part.take is {self.take}, but the noise was made for {noise.take}")
 
@@ -375,6 +386,8 @@ def published(part: Part, store: Store) -> ImageSet:
         source = images(part.noise.data, "train")
         made_on = source.select(rows_of(source, part.noise.take))
         noise = noise.class_means(made_on).fitted_to(protected)
+    if part.index == "resized":
+        noise = noise.resized(protected)
     return noise.apply(protected, part.export, torch.searchsorted(made_for, rows))
 
 
