@@ -27,9 +27,7 @@ from ulelib.protect import FORMATS, METHODS, Job, Refused, protect
 
 MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
 MOST_FILES = 50_000
-EMBEDDED = (
-    100 * 2**20
-)  # bytes of a zip file that the page itself holds; a larger one lies in a folder
+EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may hold
 HERE, UPLOADED = "A folder on this computer", "Upload pictures"
 ADVICE = (
     "One folder for each person or thing, with its pictures. Pictures of one person alone need "

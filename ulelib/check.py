@@ -45,7 +45,7 @@ from ulelib.store import Store, write_bytes, write_text
 
 # Not the network that noise is made with (`profiles.CPU.loop.net`).
 NET = op("resnet18", width=0.25, blocks=1)
-STEPS = 200  # of each training, at least
+STEPS = 400  # of each training, at least: networks learn pictures before they learn fine noise
 HELD_OUT = 0.25  # of each class
 FEWEST = 4  # pictures of a class that can be divided
 COMPARED = 50  # pictures whose PSNR and SSIM are measured
