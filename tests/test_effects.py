@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ulelib.effects import interval, of_exports, of_variants
+from ulelib.effects import interval, machines, of_exports, of_variants
 
 # standard, gray of each export; a seed adds what it adds to all of them
 ACCURACIES = {
@@ -62,3 +62,9 @@ def test_the_interval_is_students() -> None:
     assert interval(values) == f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
     with pytest.raises(ValueError, match="no two runs of equal seeds"):
         interval([])
+
+
+def test_runs_of_two_kinds_of_processor_are_told() -> None:
+    alone = pd.DataFrame({"device": ["A", "A"]})
+    assert machines(alone) == ""
+    assert "computed on A and B, which" in machines(pd.DataFrame({"device": ["B", "A", "B"]}))

@@ -2,7 +2,8 @@
 
 Runs of one seed share the network's initial weights, the order of the images and, where a change
 does not touch it, the noise. So differences are taken seed by seed, and the 95 % interval is
-Student's t over the seeds (from three on).
+Student's t over the seeds (from three on). Runs of one seed on two kinds of processor share no
+noise (`machines`): their differences scatter more, and the interval over the seeds has that in it.
 """
 
 from __future__ import annotations
@@ -76,6 +77,19 @@ def of_variants(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
         for name in variants
     }
     return pd.DataFrame(lines).T
+
+
+def machines(frame: pd.DataFrame) -> str:
+    """What a caption adds where the runs that are compared were not computed on one kind of
+    processor; else "".
+
+    Args:
+        frame: of `Lab.table`.
+    """
+    kinds = sorted(frame["device"].unique())
+    if len(kinds) < 2:
+        return ""
+    return f"; computed on {' and '.join(kinds)}, which make different noise of the same seed"
 
 
 def interval(differences: Sequence[float]) -> str:
