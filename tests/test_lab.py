@@ -19,7 +19,7 @@ from ulelib.lab import Lab, Mixture
 from ulelib.pgd import ATTACKS, Pgd
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of, op
-from ulelib.stages import Part, Run
+from ulelib.stages import Part, Pretrained, Run
 
 
 @pytest.fixture(scope="module")
@@ -459,3 +459,15 @@ def test_the_commit_is_the_projects_own(monkeypatch: pytest.MonkeyPatch, tmp_pat
     machine.commit.cache_clear()
     assert machine.commit() == own
     assert os.environ["GIT_DIR"] == str(tmp_path)
+
+
+def test_without_labels_a_method_may_have_its_own_rate() -> None:
+    lab = Lab("smoke")
+    rates = {"MoCo": 0.5 * lab.profile.pretraining.learning_rate}
+    lab.profile = dataclasses.replace(lab.profile, pretraining_rates=rates)
+    for method in ("SimCLR", "MoCo"):
+        stage = lab.cell("clean", method).stage
+        assert isinstance(stage, Pretrained)
+        assert stage.recipe.learning_rate == rates.get(
+            method, lab.profile.pretraining.learning_rate
+        )

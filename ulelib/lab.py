@@ -263,7 +263,7 @@ class Lab:
         }
         stage: Run | Pretrained
         if exploiter in unsupervised:
-            training = recipe or profile.longer(profile.pretraining, share)
+            training = recipe or profile.pretraining_for(exploiter, share)
             stage = Pretrained(**common, contrastive=unsupervised[exploiter], recipe=training)
         else:
             stage = Run(
