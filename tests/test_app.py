@@ -91,10 +91,12 @@ class TestApp:
         assert quick.out.value == f"{folder} protected"
         (folder / "blue" / "no <b>picture.png").write_bytes(b"")
         assert quick.ask.disabled
+        (folder.parent / "mine protected.zip").write_bytes(b"of somebody")
         quick.start.click()
         out = Path(quick.out.value)
         assert names(out) == set(pictures()) == in_download(quick)
-        assert not list(folder.parent.glob("*.zip"))
+        (untouched,) = folder.parent.glob("*.zip")
+        assert untouched.read_bytes() == b"of somebody"
         assert "16 pictures protected" in quick.said.value
         assert "no &lt;b&gt;picture" in quick.said.value  # names are strangers', and no code
         assert quick.shown.value.count("<img") == 3 * 3 and "röt &amp; co/" in quick.shown.value

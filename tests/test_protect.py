@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,30 @@ def test_exif_data_stay_as_they_were_coded(tmp_path: Path) -> None:
     with Image.open(file) as old, Image.open(io.BytesIO(data)) as new:
         assert "Zoë".encode() in old.info["exif"] and new.info["exif"] == old.info["exif"]
     assert not notes
+
+
+def test_no_preview_of_the_clean_picture_is_published(tmp_path: Path) -> None:
+    small = io.BytesIO()
+    picture((16, 12)).save(small, "JPEG")
+    preview = small.getvalue()
+
+    def entry(tag: int, kind: int, value: bytes) -> bytes:
+        return struct.pack(">HHI", tag, kind, 1) + value
+
+    first = struct.pack(">H", 1) + entry(0x0112, 3, struct.pack(">HH", 6, 0))
+    second_at = 8 + len(first) + 4
+    second = (
+        struct.pack(">H", 2)
+        + entry(0x0201, 4, struct.pack(">I", second_at + 2 + 2 * 12 + 4))
+        + entry(0x0202, 4, struct.pack(">I", len(preview)))
+    )
+    coded = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + first + struct.pack(">I", second_at)
+    file = saved(picture(), tmp_path, "a.jpg", exif=coded + second + bytes(4) + preview)
+    assert preview in file.read_bytes()
+    data, notes = protected_file(file, DELTA, Job())
+    assert preview not in data and module.PREVIEW not in data[3:]
+    assert notes == ["the preview in its EXIF data was left out"]
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
 
 
 @pytest.mark.parametrize("lossless", [True, False])

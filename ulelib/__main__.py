@@ -104,9 +104,7 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     help="What the network was trained on whose features a linear classifier gets. ImageNet's is "
     "downloaded.",
 )
-def check_command(
-    clean: Path, protected: Path, others: Path | None, page: Path, **options: Any
-) -> None:
+def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> None:
     """Measure what the protection of PICTURES in PROTECTED is worth.
 
     Part of the clean pictures is held out; small networks are trained on the rest, clean and
@@ -116,7 +114,7 @@ def check_command(
     if not page.expanduser().parent.is_dir():  # said now, not after all the trainings
         raise click.ClickException(f"there is no folder {page.parent} for the report")
     try:
-        findings = check(clean, protected, others=others, report=click.echo, **options)
+        findings = check(clean, protected, report=click.echo, **options)
         page, numbers = write_report(findings, page)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error

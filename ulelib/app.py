@@ -165,7 +165,8 @@ class App(widgets.VBox):
         pairs, _ = copies_of(folder, out, flat=others is not None)
         step = max(1, len(pairs) // SHOWN)
         self.shown.value = "".join(_compared(side_by_side(pair)) for pair in pairs[::step][:SHOWN])
-        self.download.value = _link(out, self.source.value == HERE)
+        packed = Path(self._uploads.name) / f"{next(self._numbers)} packed"
+        self.download.value = _link(out, packed, self.source.value == HERE)
 
     def _check(self, say: Callable[[str], None]) -> None:
         assert self._done is not None
@@ -251,7 +252,7 @@ def _unzip(name: str, content: Any, folder: Path) -> None:
                 linked = stat.S_ISLNK(one.external_attr >> 16)
                 if not linked and not any(map(_hidden, parts)):
                     packed.extract(one, folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, RuntimeError) as error:  # encrypted, or packed in an unknown way
         raise Refused(f"{name} cannot be unpacked: {error}") from error
 
 
@@ -277,12 +278,20 @@ def _compared(pictures: Mapping[str, str]) -> str:
     )
 
 
-def _link(out: Path, kept: bool) -> str:
-    """A link to a zip file of the protected pictures, or where to find them."""
+def _link(out: Path, zip_name: Path, kept: bool) -> str:
+    """A link to a zip file of the protected pictures, or where to find them.
+
+    Args:
+        zip_name: where to pack them, without ".zip": not beside the pictures, where a file of
+            that name may lie.
+        kept: whether `out` outlasts the page.
+    """
     place = f"<p>They are in <code>{html.escape(str(out))}</code>.</p>" if kept else ""
-    packed = Path(shutil.make_archive(str(out), "zip", out))
+    packed = Path(shutil.make_archive(str(zip_name), "zip", out))
     if packed.stat().st_size > EMBEDDED:
-        return place or f"<p>Packed: <code>{html.escape(str(packed))}</code></p>"
+        return place or (
+            f"<p>Until this page is closed: <code>{html.escape(str(packed))}</code></p>"
+        )
     data = base64.b64encode(packed.read_bytes()).decode()
     packed.unlink()
     return (

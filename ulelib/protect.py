@@ -484,17 +484,21 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
 
 
 MOST_EXIF = 65_000  # bytes that fit into a JPEG
+PREVIEW = b"\xff\xd8\xff"  # a JPEG's beginning: of the picture without noise, in its EXIF data
 
 
 def _exif(exif: Image.Exif, coded: bytes) -> tuple[bytes, list[str]]:
-    """EXIF data as bytes; of some that cannot be written again, the orientation alone.
+    """EXIF data as bytes, without previews; of some that cannot be written again, the orientation
+    alone.
 
     Args:
         coded: the same, as the file had them; b"" to write them anew.
     """
+    previewed = PREVIEW in coded
     try:
-        if len(whole := coded or exif.tobytes()) <= MOST_EXIF:
-            return whole, []
+        whole = exif.tobytes() if previewed or not coded else coded  # Pillow writes no preview
+        if len(whole) <= MOST_EXIF and PREVIEW not in whole:
+            return whole, ["the preview in its EXIF data was left out"] * previewed
     except (struct.error, TypeError, ValueError, OverflowError):
         pass
     kept = Image.Exif()
