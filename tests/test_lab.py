@@ -389,6 +389,26 @@ def test_what_the_store_holds_goes_before_what_was_recorded(
     assert all("once" not in record["result"] for record in again.records().values())
 
 
+def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    lab = Lab("smoke", store=folder)
+    cells = lab.cells(["clean", "ULEO"])
+    lab.table(cells)
+    lab.save("page")
+    wanted, noise = [cell.stage for cell in cells], lab.noise("ULEO")
+    whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
+    assert whole.unknown(wanted) == empty.unknown(wanted, [noise]) == []
+    path = tmp_path / "results" / "smoke" / "stages.json"
+    here = json.dumps(machine.describe()["device"])
+    path.write_text(path.read_text().replace(here, '"another processor"'))
+    whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
+    assert whole.unknown(wanted) == [wanted[1]]  # clean images have no noise
+    assert empty.unknown(wanted) == []  # no noise is there, nor made
+    assert empty.unknown(wanted, [noise]) == [wanted[1]]
+
+
 @pytest.mark.parametrize("text", ["", "[1", "<<<<<<< ours"])
 def test_a_damaged_record_is_named(
     text: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,37 @@ def test_clean_drops_what_belongs_to_one_run() -> None:
     assert shown.data == {"text/plain": "1", "image/png": "iVBO"}
 
 
+def test_changed_words_reach_a_page_whose_code_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = nbformat.v4
+    runner = tool("run_notebooks")
+    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
+    options = SimpleNamespace(into=tmp_path / "book", profile="cpu", names=["01_a"])
+    options.words = True
+    monkeypatch.setattr(runner, "_options", lambda names: options)
+    told = new.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    shown = new.new_code_cell("1")
+    words = new.new_markdown_cell("old")
+    notebook = new.new_notebook(cells=[words, told, shown])
+    page = tmp_path / "book" / "cpu" / "01_a.ipynb"
+    page.parent.mkdir(parents=True)
+    ran = new.new_code_cell("1", id=shown.id, outputs=[new.new_output("stream", text="1")])
+    given = new.new_code_cell("seed = 3", metadata={"tags": ["injected-parameters"]})
+    nbformat.write(new.new_notebook(cells=[words, told, given, ran]), page)
+    words.source = "new"
+    notebook.cells.append(new.new_markdown_cell("more"))
+    nbformat.write(notebook, tmp_path / "01_a.ipynb")
+    assert runner.main() == 0
+    after = nbformat.read(page, as_version=4)
+    assert [c.source for c in after.cells] == ["new", "seed = 0", "seed = 3", "1", "more"]
+    assert after.cells[3].outputs[0].text == "1"
+    shown.source = "2"
+    nbformat.write(notebook, tmp_path / "01_a.ipynb")
+    assert runner.main() == 1 and "must be run" in capsys.readouterr().err
+    assert nbformat.read(page, as_version=4) == after
+
+
 def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

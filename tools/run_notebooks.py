@@ -2,11 +2,14 @@
 
     python tools/run_notebooks.py --profile cpu [--seed 0] [--n-seeds 2] [05_grayaug ...]
     python tools/run_notebooks.py --profile cpu --scheduler tcp://HOST:PORT
+    python tools/run_notebooks.py --profile cpu --words [05_grayaug ...]
 
 Each notebook states its stages in cells tagged `plan`. They are collected without repetition and
 run by a pool of processes, or on a Dask cluster; then papermill executes the notebooks, which find
 their numbers in the store. A run that was stopped goes on where it was. A page is replaced only by
 one that ran to its end; a notebook that fails is reported and the others go on.
+
+`--words` runs nothing: it brings changed prose into the pages whose code is still the notebook's.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from ulelib.data import DataUnavailable
 from ulelib.lab import Lab
 from ulelib.profiles import PROFILES
 from ulelib.stages import Stage
-from ulelib.store import Store
+from ulelib.store import Store, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -57,6 +60,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def main() -> int:
     names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     options = _options(names)
+    if options.words:
+        return 0 if all([reword(name, options) for name in options.names or names]) else 1
     # Pages and the records that they write and read belong together.
     records = ROOT / "results" if options.into == BOOK else options.into / "results"
     os.environ.setdefault("ULELIB_RESULTS", str(records))
@@ -164,8 +169,8 @@ def stated(notebook: Path, parameters: dict[str, Any]) -> list[Stage]:
         return []
     told: dict[str, Any] = {"lab": Lab(**parameters)}
     exec("\n".join(sources), told)
-    lab = told["lab"]
-    return [*lab.unknown(cell.stage for cell in told["cells"]), *told.get("noises", ())]
+    lab, noises = told["lab"], told.get("noises", [])
+    return [*lab.unknown((cell.stage for cell in told["cells"]), noises), *noises]
 
 
 def folder_of(name: str, options: argparse.Namespace) -> Path:
@@ -217,12 +222,40 @@ def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
             f"{notebook.stem} takes {len(text.encode()):,} bytes, more than {MAX_BYTES:,}: show "
             f"fewer or smaller figures"
         )
-    into.mkdir(parents=True, exist_ok=True)
-    part = into / f".{notebook.name}.part"
-    part.write_text(text)
-    os.replace(part, into / notebook.name)
+    write_text(into / notebook.name, text)
     raw.unlink()
     return into / notebook.name
+
+
+def reword(name: str, options: argparse.Namespace) -> bool:
+    """Bring a notebook's prose into its page, where there is one.
+
+    Returns:
+        whether page and notebook are now the same; where not even their code is, says so.
+    """
+    source = NOTEBOOKS / f"{name}.ipynb"
+    path = folder_of(name, options) / source.name
+    if not path.exists():
+        return True
+    page, new = (nbformat.read(one, as_version=4) for one in (path, source))
+    ran = {cell.id: cell for cell in page.cells if cell.cell_type == "code"}
+    injected = [
+        one for one in ran.values() if "injected-parameters" in one.metadata.get("tags", [])
+    ]
+    code = [(cell.id, cell.source) for cell in new.cells if cell.cell_type == "code"]
+    if code != [(key, cell.source) for key, cell in ran.items() if cell not in injected]:
+        print(f"{name} has other code than its page: it must be run", file=sys.stderr)
+        return False
+    cells = []
+    for cell in new.cells:
+        cells.append(ran.get(cell.id, cell))
+        cells += injected * ("parameters" in cell.metadata.get("tags", []))
+    changed = [cell.source for cell in cells] != [cell.source for cell in page.cells]
+    page.cells = cells
+    if changed:
+        write_text(path, nbformat.writes(page) + "\n")
+        print(f"    {_relative(str(path))}")
+    return True
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -296,6 +329,9 @@ def _options(names: list[str]) -> argparse.Namespace:
         "--keep",
         action="store_true",
         help="take what the records hold instead of computing it again, e.g. to add seeds",
+    )
+    parser.add_argument(
+        "--words", action="store_true", help="run nothing; bring changed prose into the pages"
     )
     parser.add_argument(
         "--into", type=Path, help="folder of the pages; else book/, and _build/smoke for smoke"

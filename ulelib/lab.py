@@ -31,7 +31,7 @@ from ulelib.profiles import PROFILES, Profile
 from ulelib.published import CLEAN
 from ulelib.settings import Op, key_of
 from ulelib.stages import Attacked, Data, Noise, Part, Pretrained, Run, Stage
-from ulelib.store import Store
+from ulelib.store import Store, manifest
 
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
 
@@ -108,7 +108,8 @@ class Lab:
         n_seeds: how many seeds, from `seed` on; 0 takes the profile's own number.
         store: folder of the store; else `$ULELIB_STORE`, else `.ulelib` in the project.
         keep: take the numbers that the profile's records hold (`results.known`) instead of
-            computing them again; True where `$ULELIB_KEEP` is 1. Noise itself is in no record.
+            computing them again (see `unknown`); True where `$ULELIB_KEEP` is 1. Noise itself is in
+            no record.
 
     Raises:
         ValueError: unknown profile, or a seed that is not a whole number in 0..10,000.
@@ -344,9 +345,32 @@ class Lab:
             ]
         )
 
-    def unknown(self, wanted: Iterable[Stage]) -> list[Stage]:
-        """Those whose numbers no record holds that is to be kept."""
-        return [stage for stage in wanted if key_of(stage) not in self.known]
+    def unknown(self, wanted: Iterable[Stage], noises: Iterable[Noise] = ()) -> list[Stage]:
+        """Those whose numbers no record holds that is to be kept.
+
+        Two kinds of processor make different noise of the same seed. So a record is not kept beside
+        noise that another kind made than measured it, and a page shows one noise alone.
+
+        Args:
+            noises: what the page loads, which is made on this machine where the store lacks it.
+        """
+        here = machine.describe()["device"]
+        makers = {noise: self._maker(noise) or here for noise in noises}
+
+        def kept(stage: Stage) -> bool:
+            if key_of(stage) not in self.known:
+                return False
+            device = self.known[key_of(stage)]["made"]["machine"]["device"]
+            needed = [one for one in plan.stages_of([stage]) if isinstance(one, Noise)]
+            makers.update({one: self._maker(one) for one in needed if one not in makers})
+            return {makers[one] for one in needed} <= {device, None}
+
+        return [stage for stage in wanted if not kept(stage)]
+
+    def _maker(self, noise: Noise) -> str | None:
+        """The kind of processor, or the GPU, that made a noise of the store; None: it lacks it."""
+        place = self.store.find(noise)
+        return manifest(place)["made"]["machine"]["device"] if place else None
 
     def perturbation(self, defender: str | Noise, seed: int | None = None) -> Perturbation:
         """The noise of a defender; made, or loaded from the store.
