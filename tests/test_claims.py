@@ -102,6 +102,12 @@ def test_the_interval_is_welchs(judged: Any) -> None:
     assert line["difference"] == pytest.approx(72.75 - 81)
 
 
+def test_a_side_with_fewer_seeds_meets_the_same_ones(judged: Any) -> None:
+    told = [*rows("clean", "gray", 80.0, 90.0, 100.0), *rows("ULEO", "gray", 79.0)]
+    (line,) = judged(told, claim(TEST)).to_dict("records")
+    assert (line["difference"], line["n"], line["outcome"]) == (-1.0, 1, LEANS[True])
+
+
 def test_one_side_alone_is_a_value(judged: Any) -> None:
     test = {"left": TEST["right"], "at_most": 90, "at_least": 70}
     (line,) = judged(CLEAN, claim(test)).to_dict("records")
@@ -134,12 +140,14 @@ def test_a_setting_that_is_not_named_is_the_plain_one(judged: Any) -> None:
         ({"": ["holds", "open"]}, "open"),
         ({"exact": ["fails"], "as released": ["holds", "holds"]}, "holds only as released"),
         ({"exact": ["holds"], "as released": ["holds"]}, "holds"),
-        ({"exact": ["fails"], "as released": ["open"]}, "open"),
+        ({"exact": ["fails"], "as released": ["open"]}, "fails exact, else open"),
+        ({"exact": [LEANS[True]], "as released": ["fails"]}, "fails as released, else open"),
         ({"exact": ["holds"], "as released": ["open"]}, "holds exact, else open"),
         ({"exact": ["holds"], "as released": [LEANS[False]]}, "holds exact, else open"),
         ({"": [LEANS[True], LEANS[True]]}, "open, leans to yes"),
         ({"": [LEANS[True], LEANS[False]]}, "open, leans to no"),
-        ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open"),
+        ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open, leans both ways"),
+        ({"a": [LEANS[True]], "b": ["open"]}, "open"),
         ({"": ["holds", "not tested"]}, "not tested"),
     ],
 )

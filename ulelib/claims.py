@@ -124,8 +124,8 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     Returns:
         columns id, sentence, source, page, fixed, verdict, and why: the reason where it was not
         tested. A verdict is "holds"; "holds only CONDITION", where it fails under the others;
-        "holds CONDITION, else open"; "does not hold"; "open"; "open, leans to yes" (or no) where
-        too few runs decide; or "not tested".
+        "holds CONDITION, else open"; "does not hold"; "fails CONDITION, else open"; "open"; "open,
+        leans to yes" (or no, or both ways) where too few runs decide; or "not tested".
     """
     lines = []
     for claim in load():
@@ -207,6 +207,9 @@ def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, An
     if frame is None or frame.empty:
         return nothing | {"outcome": NOT_TESTED}
     sides = [_values(frame, test[side], test) for side in ("left", "right") if side in test]
+    if min(map(len, sides)) < ENOUGH:  # one run is compared with that of the same seed
+        common = set.intersection(*(set(side.index) for side in sides))
+        sides = [side.loc[sorted(common)] for side in sides]
     if any(side.empty for side in sides):
         return nothing | {"outcome": NOT_TESTED}
     least, most = test.get("at_least", -math.inf), test.get("at_most", math.inf)
@@ -226,7 +229,7 @@ def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, An
 
 
 def _values(frame: pd.DataFrame, selector: Mapping[str, str], test: Mapping[str, Any]) -> Any:
-    """One value a seed, of the rows that a selector names; a setting that it does not name is "-".
+    """The values, by seed, of the rows that a selector names; without a setting it names "-".
 
     Raises:
         ValueError: it names several rows for one seed.
@@ -236,7 +239,7 @@ def _values(frame: pd.DataFrame, selector: Mapping[str, str], test: Mapping[str,
         rows = rows[rows[column] == wanted]
     if rows["seed"].duplicated().any():
         raise ValueError(f"claims.toml: {dict(selector)} names several results for one seed")
-    return MEASURES[test.get("value", "accuracy")](rows)
+    return MEASURES[test.get("value", "accuracy")](rows.set_index("seed"))
 
 
 def _together(outcomes: list[str]) -> str:
@@ -258,6 +261,9 @@ def _verdict(conditions: Mapping[str, str]) -> str:
         return f"holds only {told}" if found == {HOLDS, FAILS} else f"holds {told}, else {OPEN}"
     if found == {FAILS}:
         return "does not hold"
-    if len(found) == 1 and found < set(LEANS.values()):
-        return f"{OPEN}, {found.pop()}"
+    if FAILS in found:
+        told = " and ".join(under for under, outcome in conditions.items() if outcome == FAILS)
+        return f"fails {told}, else {OPEN}"
+    if found <= set(LEANS.values()):
+        return f"{OPEN}, {found.pop() if len(found) == 1 else 'leans both ways'}"
     return OPEN
