@@ -252,18 +252,21 @@ def _together(outcomes: list[str]) -> str:
 
 def _verdict(conditions: Mapping[str, str]) -> str:
     found = set(conditions.values())
+
+    def under(outcome: str) -> str:
+        return " and ".join(name for name, had in conditions.items() if had == outcome)
+
     if not found or found == {NOT_TESTED}:
         return NOT_TESTED
     if found == {HOLDS}:
         return HOLDS
     if HOLDS in found:
-        told = " and ".join(under for under, outcome in conditions.items() if outcome == HOLDS)
+        told = under(HOLDS)
         return f"holds only {told}" if found == {HOLDS, FAILS} else f"holds {told}, else {OPEN}"
     if found == {FAILS}:
         return "does not hold"
     if FAILS in found:
-        told = " and ".join(under for under, outcome in conditions.items() if outcome == FAILS)
-        return f"fails {told}, else {OPEN}"
+        return f"fails {under(FAILS)}, else {OPEN}"
     if found <= set(LEANS.values()):
         return f"{OPEN}, {found.pop() if len(found) == 1 else 'leans both ways'}"
     return OPEN

@@ -354,23 +354,22 @@ class Lab:
         Args:
             noises: what the page loads, which is made on this machine where the store lacks it.
         """
-        here = machine.describe()["device"]
-        makers = {noise: self._maker(noise) or here for noise in noises}
+        loaded = set(noises)
+
+        @functools.cache  # to look into the store is to check the whole file
+        def maker(noise: Noise) -> str | None:
+            place = self.store.find(noise)
+            made = manifest(place)["made"]["machine"] if place else machine.describe()
+            return made["device"] if place or noise in loaded else None
 
         def kept(stage: Stage) -> bool:
-            if key_of(stage) not in self.known:
+            record = self.known.get(key_of(stage))
+            if record is None:
                 return False
-            device = self.known[key_of(stage)]["made"]["machine"]["device"]
             needed = [one for one in plan.stages_of([stage]) if isinstance(one, Noise)]
-            makers.update({one: self._maker(one) for one in needed if one not in makers})
-            return {makers[one] for one in needed} <= {device, None}
+            return {maker(one) for one in needed} <= {record["made"]["machine"]["device"], None}
 
         return [stage for stage in wanted if not kept(stage)]
-
-    def _maker(self, noise: Noise) -> str | None:
-        """The kind of processor, or the GPU, that made a noise of the store; None: it lacks it."""
-        place = self.store.find(noise)
-        return manifest(place)["made"]["machine"]["device"] if place else None
 
     def perturbation(self, defender: str | Noise, seed: int | None = None) -> Perturbation:
         """The noise of a defender; made, or loaded from the store.
