@@ -53,6 +53,7 @@ REQUIRED = [
 ]
 TO_COME = {  # notebooks whose page is still to be computed: an hour and more each
     "11_transferable",
+    "11b_other_exploiters",
     "14b_what_it_is_worth",
 }
 APP = "14_protect_your_pictures"  # a tool, which has no numbers

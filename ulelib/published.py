@@ -5,7 +5,7 @@
     paper      "Going Grayscale" (arXiv 2111.13244), or "MI-UE": an ICLR 2026 paper that prints
                numbers of *Transferable Unlearnable Examples*, whose own tables could not be had;
                they were read in notes on it, not in the paper itself
-    table      the table's number in that paper, as text; "MI-UE CIFAR-10" and "MI-UE CIFAR-100"
+    table      the table's number in that paper, as text; "MI-UE CIFAR-10" and others
     defender   what the exploiter trained on: "clean", "ULEO", "ULEO-Augs", "ULEO-Grays",
                "ULEO-GrayAugs", "AdvPois" or "TUE"
     exploiter  how it trained: "standard" ("w/o Gray" in the paper), "gray" ("w/ Gray"), "mixup",
