@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ulelib.effects import interval, machines, of_exports, of_variants
+from ulelib.effects import answer, interval, machines, of_exports, of_variants
 
 # standard, gray of each export; a seed adds what it adds to all of them
 ACCURACIES = {
@@ -29,6 +29,19 @@ def frame(seeds: int = 3) -> pd.DataFrame:
             for seed in range(seeds)
         ]
     )
+
+
+def test_the_share_of_the_sign_is_taken_seed_by_seed() -> None:
+    """Of 65 points that the filter recovers as released, the sign is worth 20."""
+    assert answer(frame(1)) == (
+        "Of the 65.0 points that the gray filter recovers on images published as released, "
+        "dropping negative noise is worth +20.0 (1 run): in per cent, seed by seed, +30.8 "
+        "(1 run); n = 1."
+    )
+    one = frame(3)
+    released = (one["export"] == "as_released") & (one["exploiter"] == "gray") & (one["seed"] == 2)
+    one.loc[released, "accuracy"] += 10  # 75 points, and the sign is worth 25 of them
+    assert "+21.7" in answer(one) and "+31.6" in answer(one)
 
 
 def test_the_two_switches_of_an_export_are_told_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from packaging.utils import canonicalize_name
 
 from helpers import run_python
 from ulelib import bilevel, csd, exploiters, results, stages
+from ulelib.page import spent_on
 from ulelib.profiles import PROFILES
 from ulelib.published import comparison_table
 from ulelib.settings import LATER, described
@@ -215,7 +217,12 @@ def without_younger_defaults(told: Any) -> Any:
     }
 
 
-TABLES = {"03_grayscale_exploiter": "1", "05_grayaug": "2", "05b_what_decides": "2"}
+ROWS = ("defender", "export")
+TABLES = {
+    "03_grayscale_exploiter": ("1", ROWS),
+    "05_grayaug": ("2", ROWS),
+    "05b_what_decides": ("2", (*ROWS, "net")),
+}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -224,7 +231,7 @@ class TestRecord:
         if path.stem not in TABLES:
             pytest.skip("a page without a comparison")
         frame, _ = recorded(path)
-        compared = comparison_table(frame, TABLES[path.stem])
+        compared = comparison_table(frame, *TABLES[path.stem])
         pages = [ROOT / "book" / path.parent.name / f"{path.stem}.ipynb"]
         if (path.stem, path.parent.name) == ("05_grayaug", "cpu"):
             pages.append(ROOT / "book" / "intro.ipynb")
@@ -236,6 +243,14 @@ class TestRecord:
                     place = shown.find(cell, place)
                     assert place >= 0, f"{page.name} does not show {cell!r}: make reproduce"
                     place += len(cell)  # the next cell stands behind this one
+
+    def test_page_tells_the_stages_that_are_recorded(self, path: Path) -> None:
+        """Pages share stages: who measures one again has to execute all pages that show it."""
+        page = ROOT / "book" / path.parent.name / path.name.replace(".json", ".ipynb")
+        _, record = recorded(path)
+        assert spent_on(record["stages"].values()) in page.read_text(encoding="utf-8"), (
+            f"make reproduce NAMES={path.stem}"
+        )
 
     def test_is_of_its_profile_and_of_known_code(self, path: Path) -> None:
         profile = PROFILES[path.parent.name]
@@ -264,6 +279,31 @@ class TestRecord:
         made = [without_younger_defaults(spec) for spec in made]
         for spec in protected:
             assert without_younger_defaults(spec["train"][0]["noise"]) in made
+
+    def test_no_training_stands_beside_noise_of_another_processor(self, path: Path) -> None:
+        """Which is other noise of the same seed: not the one that it trained on."""
+        _, record = recorded(path)
+        makers, measured = {}, []
+        for stage in record["stages"].values():
+            device = stage["made"]["machine"]["device"]
+            if stage["spec"]["type"] == "Noise":
+                makers[text(stage["spec"])] = device
+            else:
+                measured += [(text(spec), device) for spec in noises_in(stage["spec"])]
+        assert [found for found in measured if makers[found[0]] != found[1]] == []
+
+
+def noises_in(spec: Any) -> list[dict[str, Any]]:
+    """The specs of noise inside a recorded spec."""
+    if isinstance(spec, list):
+        return [found for one in spec for found in noises_in(one)]
+    if not isinstance(spec, dict):
+        return []
+    return [spec] if spec.get("type") == "Noise" else noises_in([*spec.values()])
+
+
+def text(spec: dict[str, Any]) -> str:
+    return json.dumps(without_younger_defaults(spec), sort_keys=True)
 
 
 def test_readme_shows_the_committed_headline() -> None:

@@ -398,7 +398,7 @@ def comparison_table(
         ValueError: see `compare`.
     """
     compared = compare(frame, table, [*rows, *columns])
-    heads = compared[[*columns]].astype(str).agg(", ".join, axis=1)
+    heads = compared[[*columns]].astype(str).agg(_head, axis=1)
     lines: dict[Any, dict[tuple[str, str], str]] = {}
     for (_, cell), head in zip(compared.iterrows(), heads, strict=True):
         key = tuple(cell[[*rows]])
@@ -414,6 +414,11 @@ def comparison_table(
     laid_out = pd.DataFrame(list(lines.values()))
     laid_out.columns = pd.MultiIndex.from_tuples([*laid_out.columns])
     return laid_out
+
+
+def _head(names: Sequence[str]) -> str:
+    """What a column is, without what it is not: clean images have no export."""
+    return ", ".join(name for name in names if name != "-") or "-"
 
 
 def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
