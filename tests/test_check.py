@@ -119,6 +119,13 @@ class TestCheck:
         pairs, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
         assert len(pairs) == 1 and missing == ["a/x.bmp"]
 
+    def test_pictures_that_cannot_be_protected_have_no_copy(self, tmp_path: Path) -> None:
+        for place in ("clean", "made"):
+            write(tmp_path / place, "a", "x.png", (9, 9, 9))
+        (tmp_path / "clean" / "a" / "phone.heic").write_bytes(b"?")
+        _, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
+        assert missing == ["a/phone.heic"]
+
     def test_too_little_is_refused(self, tmp_path: Path) -> None:
         for number in range(3):
             write(tmp_path / "a", "red", f"{number}.png", (200, 0, 0))
@@ -175,6 +182,15 @@ class TestReport:
         text = page.read_text(encoding="utf-8")
         assert "2 of 2 trainings say nothing" in text and "None of the filters" not in text
 
+    def test_what_chance_may_have_spared_is_no_protection(self, tmp_path: Path) -> None:
+        """Guessing 20, clean 90: protection has failed beyond 55; ten pictures tell 32 points."""
+        near, far = Line("nothing", 90.0, 54.0, 0.49), Line("gray", 90.0, 20.0, 0.0)
+        found = findings(lines=(near, far))
+        assert found.fails == [] and found.undecided == [near]
+        page, _ = write_report(found, tmp_path / "r.html")
+        text = page.read_text(encoding="utf-8")
+        assert "1 of 2 trainings say nothing" in text and text.count("may be chance</td>") == 1
+
     def test_shows_pictures(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         pair = (folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")
         page, _ = write_report(findings(shown=(pair,)), tmp_path / "r.html")
@@ -186,6 +202,7 @@ def test_command(folders: tuple[Path, Path], quick: Store, tmp_path: Path) -> No
     arguments = ["check", *map(str, folders), "--report", str(page), "--size", "16"]
     told = CliRunner().invoke(main, arguments)
     assert told.exit_code == 0, told.output
-    assert "It does not protect against" in told.output and page.is_file()
+    assert "3 of 6 trainings say nothing" not in told.output and page.is_file()
+    assert "trainings that say something, the protection does not withstand" in told.output
     wrong = CliRunner().invoke(main, ["check", str(folders[0]), str(tmp_path)])
     assert wrong.exit_code == 1 and "no copy" in wrong.output and "Traceback" not in wrong.output

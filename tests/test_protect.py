@@ -377,6 +377,35 @@ def test_no_preview_of_the_clean_picture_is_published(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
 
 
+def test_no_uncoded_preview_is_published(tmp_path: Path) -> None:
+    """EXIF allows previews that are plain pixels, in its second directory."""
+    pixels = bytes(range(1, 193))
+    second_at = 8 + 2 + 12 + 4
+    tags = [(0x0103, 1), (0x0111, second_at + 2 + 3 * 12 + 4), (0x0117, len(pixels))]
+    second = struct.pack(">H", len(tags))
+    second += b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
+    first = struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0) + struct.pack(">I", second_at)
+    coded = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + first + second + bytes(4) + pixels
+    file = saved(picture(), tmp_path, "a.jpg", exif=coded)
+    assert pixels in file.read_bytes()
+    data, notes = protected_file(file, DELTA, Job())
+    assert pixels not in data and notes == ["the preview in its EXIF data was left out"]
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+
+
+def test_an_orientation_from_xmp_data_is_kept(tmp_path: Path) -> None:
+    """They are not written; beside EXIF data without one, the orientation would be lost."""
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
+    file = saved(picture((48, 32)), tmp_path, "a.jpg", exif=exif, xmp=xmp)
+    with Image.open(file) as opened:
+        assert opened.getexif()[0x0112] == 6
+    data, _ = protected_file(file, DELTA, Job())
+    told = Image.open(io.BytesIO(data)).getexif()
+    assert (told[0x0112], told[0x010F]) == (6, "A camera")
+
+
 @pytest.mark.parametrize("lossless", [True, False])
 def test_webp_is_coded_as_it_was(lossless: bool, tmp_path: Path) -> None:
     file = saved(picture((60, 40)), tmp_path, "a.webp", lossless=lossless, icc_profile=PROFILE)

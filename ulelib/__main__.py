@@ -53,7 +53,9 @@ def main() -> None:
     show_default=True,
     help="Of the written pictures: each its own, or one for all.",
 )
-@click.option("--quality", type=int, help="Of JPEG and WebP, 1 to 100; each picture's own if left.")
+@click.option(
+    "--quality", type=int, help="1 to 100; if left, of JPEG each picture's own, of WebP 95."
+)
 @click.option("--drop-location", is_flag=True, help="Leave out where pictures were taken.")
 @click.option("--seed", type=int, default=Job.seed, show_default=True)
 def protect_command(folder: Path, out: Path, others: Path | None, **options: Any) -> None:
@@ -118,11 +120,19 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
         page, numbers = write_report(findings, page)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"It does not protect against {len(findings.fails)} of {len(findings.lines)}:")
+    telling = len(findings.lines) - len(findings.undecided)
+    if telling:
+        click.echo(
+            f"Of {telling} trainings that say something, the protection does not withstand "
+            f"{len(findings.fails)}{':' * bool(findings.fails)}"
+        )
     for line in findings.fails:
         click.echo(f"  {line.does}: {line.protected:.1f} %, on clean pictures {line.clean:.1f} %")
     if findings.undecided:
-        click.echo(f"{len(findings.undecided)} say nothing: clean pictures taught them too little.")
+        click.echo(
+            f"{len(findings.undecided)} of {len(findings.lines)} trainings say nothing about the "
+            "protection: with so few pictures their numbers may be chance."
+        )
     click.echo(f"The whole report: {page}, as numbers: {numbers}")
 
 

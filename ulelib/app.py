@@ -16,6 +16,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -252,7 +253,7 @@ def _unzip(name: str, content: Any, folder: Path) -> None:
                 linked = stat.S_ISLNK(one.external_attr >> 16)
                 if not linked and not any(map(_hidden, parts)):
                     packed.extract(one, folder)
-    except (zipfile.BadZipFile, RuntimeError) as error:  # encrypted, or packed in an unknown way
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # or encrypted
         raise Refused(f"{name} cannot be unpacked: {error}") from error
 
 

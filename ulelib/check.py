@@ -129,9 +129,18 @@ class Findings:
 
     @property
     def undecided(self) -> list[Line]:
-        """Exploiters that clean pictures taught too little to say anything: no more above guessing
-        than chance may do with so few held-out pictures."""
-        return [line for line in self.lines if line.clean - self.guessing < self.chance]
+        """What chance may have done with so few held-out pictures: clean pictures taught no more
+        above guessing, or protected ones not that much less than would be a failure."""
+        return [
+            line
+            for line in self.lines
+            if line.clean - self.guessing < self.chance
+            or 0 <= self._limit(line) - line.protected < self.chance
+        ]
+
+    def _limit(self, line: Line) -> float:
+        """The accuracy on protected pictures beyond which protection has failed."""
+        return self.guessing + TROUBLED * (line.clean - self.guessing)
 
     @property
     def chance(self) -> float:
@@ -247,7 +256,8 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
     for folder in (clean, protected):
         if not folder.is_dir():
             raise Refused(f"{folder} is not a folder")
-    own, copies = find_pictures(clean, flat=flat), find_pictures(protected, flat=flat)
+    left_out: dict[str, str] = {}  # what cannot be protected is published as it is, if at all
+    own, copies = find_pictures(clean, left_out, flat), find_pictures(protected, flat=flat)
     # A copy in another format has another suffix, behind the old one where two would be the same.
     exact = {photo.name: photo for photo in copies}
     by_stem = {photo.name.with_suffix(""): photo for photo in copies}
@@ -264,7 +274,7 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
             pairs.append((photo.file, copy.file, photo.label))
     if not pairs:
         raise Refused(f"{protected} has no copy of a picture of {clean}")
-    return pairs, missing
+    return pairs, sorted([*missing, *left_out])
 
 
 def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]:

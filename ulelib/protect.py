@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps, JpegImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 from pydantic import Field
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -494,9 +494,13 @@ def _exif(exif: Image.Exif, coded: bytes) -> tuple[bytes, list[str]]:
     Args:
         coded: the same, as the file had them; b"" to write them anew.
     """
-    previewed = PREVIEW in coded
     try:
-        whole = exif.tobytes() if previewed or not coded else coded  # Pillow writes no preview
+        as_coded = Image.Exif()
+        as_coded.load(coded)
+        previewed = PREVIEW in coded or bool(as_coded.get_ifd(ExifTags.IFD.IFD1))
+        # Pillow takes an orientation from XMP data, too, which are not written.
+        alike = as_coded.get(0x0112) == exif.get(0x0112)
+        whole = coded if alike and not previewed else exif.tobytes()  # without a preview
         if len(whole) <= MOST_EXIF and PREVIEW not in whole:
             return whole, ["the preview in its EXIF data was left out"] * previewed
     except (struct.error, TypeError, ValueError, OverflowError):
