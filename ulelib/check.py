@@ -63,6 +63,7 @@ FILTERS: dict[str, Exploiter] = {
     "saving as JPEG of quality 30": EXPLOITERS["jpeg-30"],
     "blurring them": EXPLOITERS["blur"],
     "halving their size, and doubling it again": Exploiter(prepare=(op("halved"),)),
+    "taking out what a linear classifier sees": EXPLOITERS["projection"],
     "mixing them (Mixup)": EXPLOITERS["mixup"],
     "adversarial training, a short one": Exploiter(
         attack=Pgd(epsilon=8 / 255, step=4 / 255, steps=3, random_start=True)
