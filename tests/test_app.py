@@ -205,9 +205,20 @@ class TestUnpack:
         whole[60] ^= 1
         with pytest.raises(Refused, match="cannot be unpacked"):
             unpack([uploaded("a.zip", bytes(whole))], tmp_path / "b")
+        corrupt = io.BytesIO()
+        with zipfile.ZipFile(corrupt, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("a/0.png", bytes(range(256)) * 20)
+        stream = bytearray(corrupt.getvalue())
+        stream[37:45] = b"\xff" * 8  # within the coded bytes
+        with pytest.raises(Refused, match="cannot be unpacked"):
+            unpack([uploaded("a.zip", bytes(stream))], tmp_path / "d")
         monkeypatch.setattr(module, "MOST_BYTES", 100)
         with pytest.raises(Refused, match="unpacks to 1 files"):
             unpack([uploaded("a.zip", zipped({"a/0.png": b"0" * 101}))], tmp_path / "c")
+
+    def test_two_files_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(Refused, match="two files are named 0.png"):
+            unpack([uploaded("0.png", b"x"), uploaded("0.png", b"y")], tmp_path / "a")
 
 
 def free_port() -> int:

@@ -211,7 +211,7 @@ class TestGoingOn:
             write(target, data)
 
         monkeypatch.setattr(module, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left on device\. What is done stays"):
             protect(folder, out, QUICK)
         monkeypatch.setattr(module, "write_bytes", write)
         monkeypatch.setattr(Separation, "make", None)  # it is not made again

@@ -218,14 +218,16 @@ def unpack(files: Sequence[Mapping[str, Any]], folder: Path) -> Path:
         packed.
 
     Raises:
-        Refused: a zip file that is damaged or encrypted, unpacks to too much, or names a place
-            outside of itself.
+        Refused: two files of one name; a zip file that is damaged or encrypted, unpacks to too
+            much, or names a place outside of itself.
     """
     folder.mkdir(parents=True)
     for file in files:
         name, content = PurePosixPath(file["name"].replace("\\", "/")).name, file["content"]
         if name.lower().endswith(".zip"):
             _unzip(name, content, folder)
+        elif (folder / name).exists():
+            raise Refused(f"two files are named {name}: rename one, or upload a zip with folders")
         else:
             (folder / name).write_bytes(content)
     while len(inside := [one for one in folder.iterdir() if not _hidden(one.name)]) == 1:

@@ -405,7 +405,13 @@ def _write_all(
         if notes:
             changed[shown(photo.name)] = "; ".join(notes)
         if not target.exists():  # of an interrupted run
-            write_bytes(target, data)
+            try:
+                write_bytes(target, data)
+            except OSError as error:
+                raise OSError(
+                    f"{target} cannot be written: {error.strerror or error}. What is done stays: "
+                    "make room, then give the same command, which goes on from there"
+                ) from error
 
     with ThreadPoolExecutor(WRITERS) as pool:
         done = pool.map(one, range(len(photos)))
