@@ -401,7 +401,8 @@ def test_an_orientation_from_xmp_data_is_kept(tmp_path: Path) -> None:
     file = saved(picture((48, 32)), tmp_path, "a.jpg", exif=exif, xmp=xmp)
     with Image.open(file) as opened:
         assert opened.getexif()[0x0112] == 6
-    data, _ = protected_file(file, DELTA, Job())
+    data, notes = protected_file(file, DELTA, Job())
+    assert notes == ["XMP data, comments or texts were left out"]
     told = Image.open(io.BytesIO(data)).getexif()
     assert (told[0x0112], told[0x010F]) == (6, "A camera")
 

@@ -459,8 +459,11 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         if opened.format == "MPO":
             notes.append("the first of its several pictures alone")
         told = {name: opened.info[name] for name in ("icc_profile", "dpi") if opened.info.get(name)}
-        if opened.mode in ("CMYK", "LAB"):
-            told.pop("icc_profile", None)  # it describes other channels than are left
+        # A profile of CMYK or LAB describes other channels than are left.
+        if opened.mode in ("CMYK", "LAB") and told.pop("icc_profile", None):
+            notes.append("its colour profile was left out")
+        if opened.info.get("xmp") or opened.info.get("comment") or getattr(opened, "text", None):
+            notes.append("XMP data, comments or texts were left out")
         coding = _coding(opened, job)
     lossless = kind == "WEBP" and job.quality is None and _is_lossless(file)
     webp = {"lossless": True} if lossless else {"quality": job.quality or 95}
