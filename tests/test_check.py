@@ -192,6 +192,11 @@ class TestReport:
         text = page.read_text(encoding="utf-8")
         assert "1 of 2 trainings say nothing" in text and text.count("may be chance</td>") == 1
 
+    def test_copies_that_do_not_differ_have_no_psnr(self, tmp_path: Path) -> None:
+        page, _ = write_report(findings(psnr=math.nan, ssim=math.nan), tmp_path / "r.html")
+        text = page.read_text(encoding="utf-8")
+        assert "No copy of the same size differs" in text and "nan" not in text
+
     def test_shows_pictures(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         pair = (folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")
         page, _ = write_report(findings(shown=(pair,)), tmp_path / "r.html")
