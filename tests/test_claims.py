@@ -116,6 +116,29 @@ def test_one_side_alone_is_a_value(judged: Any) -> None:
     assert line["outcome"] == "holds"
 
 
+def test_what_was_learned_is_beyond_the_untrained_network(judged: Any) -> None:
+    """And a share of what another side learned is a test, too, with an interval that it scales."""
+    ours, clean = [50.0, 51.0, 53.0], [60.0, 62.0, 61.0]
+    told = [*rows("ULEO", "gray", *ours), *rows("clean", "gray", *clean)]
+    told = [row | {"untrained": 38.0 + row["seed"]} for row in told]
+    test = TEST | {"value": "learned", "times": 0.75, "at_least": 0.0}
+    (line,) = judged(told, claim(test)).to_dict("records")
+    left = [value - 38 - seed for seed, value in enumerate(ours)]
+    right = [0.75 * (value - 38 - seed) for seed, value in enumerate(clean)]
+    expected = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
+    assert (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
+    assert words(test) == (
+        "points above the untrained network: ULEO, as released, gray less 0.75 times clean, gray: "
+        "at least 0 points"
+    )
+
+
+def test_a_share_needs_something_to_be_one_of(judged: Any) -> None:
+    test = {"left": TEST["right"], "at_most": 90, "times": 0.75}
+    with pytest.raises(ValueError, match="`times` is of the right side, and there is none"):
+        judged(CLEAN, claim(test))
+
+
 def test_a_curve_has_a_best_and_a_last_point(judged: Any) -> None:
     for value, expected in (("best", 86.0), ("last", 80.0), ("accuracy", 81.0)):
         test = {"left": TEST["right"], "at_least": 0, "value": value}

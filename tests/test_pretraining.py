@@ -39,6 +39,9 @@ class TestPretrain:
         assert known.shape == (48, 16)
         assert shows.knn == pytest.approx(neighbours(known, images, seen, others))
         assert shows.accuracy == pytest.approx(linear_probe(known, images, seen, others))
+        fresh = LEARNS.build(NET, images, pretraining.SEED_OFFSET).backbone
+        known, seen = features(fresh, images), features(fresh, others)
+        assert shows.untrained == pytest.approx(linear_probe(known, images, seen, others))
 
     def test_is_the_same_again_and_another_under_another_seed(
         self, images: ImageSet, others: ImageSet

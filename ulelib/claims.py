@@ -43,6 +43,7 @@ MEASURES = {
     "accuracy": lambda frame: frame["accuracy"],
     "best": lambda frame: frame["curve"].map(max),
     "last": lambda frame: frame["curve"].map(lambda curve: curve[-1]),
+    "learned": lambda frame: frame["accuracy"] - frame["untrained"],  # without labels
 }
 SELECTORS = {
     "defender", "export", "exploiter", "setting", "net", "source", "model", "source_model"
@@ -77,6 +78,8 @@ def _check(claim: Mapping[str, Any]) -> None:
             raise ValueError(f'{told} needs a page, and whether it was fixed "before" or "after"')
         if not {"at_least", "at_most"} & set(test):
             raise ValueError(f"{told}: a test needs at_least or at_most")
+        if "times" in test and "right" not in test:
+            raise ValueError(f"{told}: `times` is of the right side, and there is none")
         if test.get("value", "accuracy") not in MEASURES:
             raise ValueError(f"{told}: value {test['value']!r}; choose from {sorted(MEASURES)}")
         for side in ("left", "right"):
@@ -178,7 +181,11 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
 
 def words(test: Mapping[str, Any]) -> str:
     """A predicate in words: "ULEO, as released, gray less clean, gray: at least -8 points"."""
-    what = {"best": "the best point of the curve of ", "last": "the last point of the curve of "}
+    what = {
+        "best": "the best point of the curve of ",
+        "last": "the last point of the curve of ",
+        "learned": "points above the untrained network: ",
+    }
     left = what.get(test.get("value", ""), "") + _named(test["left"])
     signed, unit = "right" in test, "points" if "right" in test else "%"
     bounds = [
@@ -186,7 +193,8 @@ def words(test: Mapping[str, Any]) -> str:
         for name in ("at_least", "at_most")
         if name in test
     ]
-    against = f" less {_named(test['right'])}" if signed else ""
+    times = f"{test['times']:g} times " if "times" in test else ""
+    against = f" less {times}{_named(test['right'])}" if signed else ""
     return f"{left}{against}: {' and '.join(bounds)}"
 
 
@@ -207,6 +215,8 @@ def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, An
     if frame is None or frame.empty:
         return nothing | {"outcome": NOT_TESTED}
     sides = [_values(frame, test[side], test) for side in ("left", "right") if side in test]
+    if "times" in test:
+        sides[1] = test["times"] * sides[1]
     if min(map(len, sides)) < ENOUGH:  # one run is compared with that of the same seed
         common = set.intersection(*(set(side.index) for side in sides))
         sides = [side.loc[sorted(common)] for side in sides]

@@ -330,8 +330,9 @@ class Lab:
         Returns:
             columns data, defender, export, source, exploiter, net, seed, setting (the names);
             accuracy, train_accuracy, curve, seconds (see `exploiters.Training`; an attack has
-            neither train_accuracy nor curve); knn (of a training without labels, see
-            `pretraining.Pretraining`, whose accuracy is the linear probe's); chance, in percent;
+            neither train_accuracy nor curve); knn, untrained and spread (of a training without
+            labels, see `pretraining.Pretraining`, whose accuracy is the linear probe's); chance, in
+            percent;
             key, commit, device and threads (who computed it).
         """
         wanted = list(cells)

@@ -42,6 +42,8 @@ class Pretraining:
     Attributes:
         accuracy: of a linear classifier on the features, clean test images, in percent.
         knn: of 200 nearest neighbours on the same, in percent.
+        untrained: the accuracy that the same network's features had before it learned: what is
+            beyond that is what the images taught.
         curve: of the neighbours after each epoch, on the first `Recipe.curve_images` test images,
             among 5,000 clean training images.
         spread: mean standard deviation of what the head returns for the test images, at unit
@@ -53,6 +55,7 @@ class Pretraining:
 
     accuracy: float
     knn: float
+    untrained: float
     curve: tuple[float, ...]
     spread: float
     chance: float
@@ -101,6 +104,12 @@ def pretrain(
     generator = torch.Generator().manual_seed(seed)
     pixels, augment = train_set.images.to(device()), view(contrastive.augment)
     model = contrastive.build(net, train_set, seed)
+    untrained = linear_probe(
+        features(model.backbone, clean_set, precision),
+        clean_set,
+        features(model.backbone, test_set, precision),
+        test_set,
+    )
     optimizer = recipe.optimizer(model)
     scheduler = recipe.scheduler(optimizer, recipe.epochs * steps)
     # Drawn, since a folder's images stand class by class; the same for all seeds.
@@ -141,6 +150,7 @@ def pretrain(
     shows = Pretraining(
         accuracy=linear_probe(known, clean_set, seen, test_set),
         knn=neighbours(known, clean_set, seen, test_set),
+        untrained=untrained,
         curve=tuple(curve),
         spread=spread,
         chance=100 / len(train_set.classes),

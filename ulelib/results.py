@@ -35,7 +35,8 @@ def row(names: dict[str, Any], key: str, stage: dict[str, Any]) -> dict[str, Any
         **names,
         "accuracy": result["accuracy"],
         "train_accuracy": result.get("train_accuracy", math.nan),  # an attack has none
-        "knn": result.get("knn", math.nan),  # of a training without labels alone
+        # Of a training without labels alone:
+        **{name: result.get(name, math.nan) for name in ("knn", "untrained", "spread")},
         "seconds": result["seconds"],
         "curve": tuple(result.get("curve", ())),
         "chance": result["chance"],
