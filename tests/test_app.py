@@ -93,6 +93,7 @@ class TestApp:
         assert quick.ask.disabled
         (folder.parent / "mine protected.zip").write_bytes(b"of somebody")
         quick.start.click()
+        quick.join()
         out = Path(quick.out.value)
         assert names(out) == set(pictures()) == in_download(quick)
         (untouched,) = folder.parent.glob("*.zip")
@@ -107,6 +108,7 @@ class TestApp:
         files = {f"my pictures/{name}": content for name, content in pictures().items()}
         quick.own_files.value = (uploaded("my pictures.zip", zipped(files)),)
         quick.start.click()
+        quick.join()
         assert in_download(quick) == set(pictures())
 
     def test_protects_one_person_among_others(self, quick: App) -> None:
@@ -115,6 +117,7 @@ class TestApp:
         quick.own_files.value = tuple(uploaded(f"{n}.png", one) for n, one in enumerate(red))
         quick.other_files.value = (uploaded("them.zip", zipped(pictures())),)
         quick.start.click()
+        quick.join()
         assert in_download(quick) == {f"{number}.png" for number in range(8)}
 
     def test_shows_only_the_controls_of_one_source(self, quick: App) -> None:
@@ -127,6 +130,7 @@ class TestApp:
     def test_says_what_is_missing(self, quick: App, source: str) -> None:
         quick.source.value = source
         quick.start.click()
+        quick.join()
         assert "name the folder" in quick.said.value or "upload your pictures" in quick.said.value
         assert quick.ask.disabled and not quick.start.disabled and not quick.download.value
 
@@ -135,9 +139,35 @@ class TestApp:
     ) -> None:
         quick.folder.value = str(folder)
         quick.start.click()
+        quick.join()
         quick.start.click()
+        quick.join()
         assert "is not empty" in quick.said.value
         assert quick.ask.disabled and not quick.download.value and not quick.shown.value
+
+    def test_can_be_stopped_and_goes_on(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protect, "TELL_EACH", 0.0)
+        made = protect.protected_file
+
+        def stopped(*arguments: Any) -> Any:
+            quick.stop.click()
+            return made(*arguments)
+
+        quick.folder.value = str(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(protect, "protected_file", stopped)
+            quick.start.click()
+            quick.start.click()  # of no effect: the first is under way
+            quick.join()
+        assert "Stopped. What is written stays" in quick.said.value
+        assert quick.stop.disabled and quick.ask.disabled and not quick.start.disabled
+        assert not quick.download.value and len(names(Path(quick.out.value))) < 16 + 3
+        quick.start.click()
+        quick.join()
+        assert "16 pictures protected" in quick.said.value and quick.stop.disabled
+        assert names(Path(quick.out.value)) == set(pictures())
 
     def test_large_results_stay_where_they_are(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +175,7 @@ class TestApp:
         monkeypatch.setattr(module, "EMBEDDED", 100)
         quick.folder.value = str(folder)
         quick.start.click()
+        quick.join()
         assert "base64" not in quick.download.value and quick.out.value in quick.download.value
 
     def test_shows_the_report(
@@ -157,7 +188,9 @@ class TestApp:
         monkeypatch.setattr(check, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
         quick.folder.value = str(folder)
         quick.start.click()
+        quick.join()
         quick.ask.click()
+        quick.join()
         assert "<iframe" in quick.report.value and "does not protect" in quick.report.value
         assert Path(f"{quick.out.value}.html").is_file()
         assert not quick.ask.disabled

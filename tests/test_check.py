@@ -127,6 +127,20 @@ class TestCheck:
         _, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
         assert missing == ["a/phone.heic"]
 
+    def test_what_chance_will_decide_is_said_before_anything_is_trained(
+        self, folders: tuple[Path, Path], quick: Store
+    ) -> None:
+        for folder in folders:
+            for file in folder.glob("*/?.png"):
+                if int(file.stem) > 3:
+                    file.unlink()
+            for file in folder.glob("*/??.png"):
+                file.unlink()
+        said: list[str] = []
+        found = check(*folders, size=16, store=quick, report=said.append)
+        assert found.held_out == 2 and found.undecided == list(found.lines)
+        assert said[0].startswith("with 2 held-out pictures no training will say anything: chance")
+
     def test_too_little_is_refused(self, tmp_path: Path) -> None:
         for number in range(3):
             write(tmp_path / "a", "red", f"{number}.png", (200, 0, 0))

@@ -8,6 +8,7 @@ import os
 import struct
 from pathlib import Path
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ class TestGoingOn:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         whole, out = tmp_path / "whole", tmp_path / "out"
-        protect(folder, whole, QUICK)
+        whole_report = protect(folder, whole, QUICK)
         write, count = module.write_bytes, [0]
 
         def full(target: Path, data: bytes) -> None:
@@ -217,8 +218,46 @@ class TestGoingOn:
         monkeypatch.setattr(Separation, "make", None)  # it is not made again
         with pytest.raises(Refused, match="unfinished work with other pictures or settings"):
             protect(folder, out, Job(method="CSD", size=16, strength=4))
-        protect(folder, out, QUICK)
+        made, again = module.protected_file, []
+
+        def counted(file: Path, *others: Any) -> Any:
+            again.append(file)
+            return made(file, *others)
+
+        monkeypatch.setattr(module, "protected_file", counted)
+        report = protect(folder, out, QUICK)
         assert contents(out) == contents(whole)
+        assert len(again) == 19 - 3  # the first of four files is the job's
+        assert report.changed == whole_report.changed
+
+    def test_what_was_not_noted_down_whole_is_written_again(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A kill in the middle of a line, or a stranger's journal."""
+        out = folder.parent / "out"
+        state = module._State(out, {})
+        state.folder.mkdir(parents=True)
+        state.wrote(Path("a/1.png"), ["CMYK became RGB"])
+        with state.journal.open("a") as opened:
+            opened.write('["a"]\n{"picture": "a/2.png", "no')
+        assert state.written() == {"a/1.png": ["CMYK became RGB"]}
+
+    def test_tells_how_far_it_is_and_can_be_stopped(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = folder.parent / "out"
+        monkeypatch.setattr(module, "TELL_EACH", 0.0)
+
+        def stop(line: str) -> None:
+            if line == "3 of 19 pictures are written":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            protect(folder, out, QUICK, report=stop)
+        done = set(contents(out))
+        lines: list[str] = []
+        protect(folder, out, QUICK, report=lines.append)
+        assert lines[-1] == "19 of 19 pictures are written" and len(done) < len(contents(out))
 
     def test_after_a_kill_before_anything_was_noted(self, folder: Path) -> None:
         out = folder.parent / "out"
@@ -340,6 +379,26 @@ class TestPicture:
         made = Image.open(io.BytesIO(data))
         assert made.mode == "RGB" and levels(made).min() > 250
         assert notes == ["what was transparent is white"]
+
+
+def test_colours_of_16_bits_become_8_and_that_is_told(tmp_path: Path) -> None:
+    """Pillow reads them as 8 without a word, and cannot write them: the file is made here."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    rows = np.random.default_rng(0).integers(20_000, 40_000, (30, 40 * 3)).astype(">u2")
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0)
+    file = tmp_path / "deep.png"
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", compress(pixels))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+    data, notes = protected_file(file, DELTA, QUICK)
+    assert notes == ["16 bits became 8"]
+    moved = levels(Image.open(io.BytesIO(data))) - levels(Image.open(file))
+    assert 0 < np.abs(moved).max() <= QUICK.strength
 
 
 def test_exif_data_stay_as_they_were_coded(tmp_path: Path) -> None:
@@ -471,9 +530,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--strength", "0"], "Job.strength is 0"),
-            (["--size", "4"], "Job.size is 4"),
-            (["--quality", "101"], "Job.quality is 101"),
+            (["--strength", "0"], "Error: --strength is 0"),
+            (["--size", "4"], "Error: --size is 4"),
+            (["--size", "12", "--method", "ULEO"], "Error: --size is 12: for ULEO"),
+            (["--quality", "101"], "Error: --quality is 101"),
         ],
     )
     def test_says_what_is_wrong(self, folder: Path, options: list[str], message: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from tqdm import tqdm
 
 from ulelib import __version__, machine
 from ulelib.check import Features, check, write_report
@@ -66,9 +67,9 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     on who uses the pictures, and how: read the book before you rely on it.
     """
     try:
-        report = protect(folder, out, Job(**options), others, report=click.echo)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise click.ClickException(str(error)) from error
+        report = protect(folder, out, Job(**options), others, report=tqdm.write)
+    except (ValueError, OSError, RuntimeError) as error:  # settings go by their options' names
+        raise click.ClickException(str(error).replace("Job.", "--")) from error
     for line in (*report.lines(), f"They are in {out}."):
         click.echo(line)
 
@@ -116,7 +117,7 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     if not page.expanduser().parent.is_dir():  # said now, not after all the trainings
         raise click.ClickException(f"there is no folder {page.parent} for the report")
     try:
-        findings = check(clean, protected, report=click.echo, **options)
+        findings = check(clean, protected, report=tqdm.write, **options)
         page, numbers = write_report(findings, page)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error

@@ -15,6 +15,7 @@ import itertools
 import shutil
 import stat
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,14 @@ ADVICE = (
 )
 
 
+class Stopped(Exception):
+    """The button "Stop" was pressed."""
+
+
 class App(widgets.VBox):
     """Choose pictures, protect them, see them before and after, download them, ask for the report.
+
+    The work is done in a thread, so that it can be stopped: it ends where it next says something.
 
     Args:
         folder, others: what the fields for pictures, and for those of other people, say at first.
@@ -47,6 +54,7 @@ class App(widgets.VBox):
         self._uploads = tempfile.TemporaryDirectory(prefix="ulelib-")
         self._numbers = itertools.count(1)
         self._done: tuple[Path, Path, Path | None] | None = None  # pictures, protected, others
+        self._worker, self._stopping = threading.Thread(), threading.Event()
 
         wide, half = widgets.Layout(width="95%"), widgets.Layout(width="30em")
         style = {"description_width": "11em"}
@@ -89,6 +97,7 @@ class App(widgets.VBox):
             False, description="Leave out where pictures were taken", indent=False, layout=half
         )
         self.start = widgets.Button(description="Protect", button_style="primary", icon="lock")
+        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.ask = widgets.Button(description="What is it worth?", disabled=True)
         self.said = widgets.HTML()
         self.shown = widgets.HTML()
@@ -100,6 +109,7 @@ class App(widgets.VBox):
         self.source.observe(self._choose, "value")
         self.folder.observe(self._name_out, "value")
         self.start.on_click(lambda _: self._work(self._protect))
+        self.stop.on_click(lambda _: self._stop())
         self.ask.on_click(lambda _: self._work(self._check))
         self._name_out()
         self._choose()
@@ -111,7 +121,7 @@ class App(widgets.VBox):
                 self._upload,
                 widgets.HBox([self.method, self.size, self.format]),
                 widgets.HBox([self.strength, self.drop_location]),
-                self.start,
+                widgets.HBox([self.start, self.stop]),
                 self.said,
                 self.shown,
                 self.download,
@@ -131,21 +141,46 @@ class App(widgets.VBox):
         name = self.folder.value.rstrip("/")
         self.out.value = f"{name} protected" if name else ""
 
+    def join(self) -> None:
+        """Wait until what is under way has ended."""
+        if self._worker.is_alive():
+            self._worker.join()
+
     def _work(self, work: Callable[[Callable[[str], None]], None]) -> None:
         """Do something long: the buttons rest, its lines are shown, its errors are told."""
+        if self._worker.is_alive():  # a second click, before the button rested
+            return
         lines: list[str] = []
 
         def say(line: str, colour: str = "inherit") -> None:
             lines.append(f'<span style="color: {colour}">{html.escape(line)}</span>')
             self.said.value = f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
 
+        def say_or_stop(line: str) -> None:
+            if self._stopping.is_set():
+                raise Stopped
+            say(line)
+
+        def whole() -> None:
+            try:
+                work(say_or_stop)
+            except Stopped:
+                say("Stopped. What is written stays; the same work goes on from there.")
+            except (ValueError, OSError, RuntimeError) as error:
+                say(str(error), "#b00020")
+            finally:
+                self.stop.disabled, self.ask.disabled = True, self._done is None
+                self.start.disabled = False
+
+        self._stopping.clear()
         self.start.disabled = self.ask.disabled = True
-        try:
-            work(say)
-        except (ValueError, OSError, RuntimeError) as error:
-            say(str(error), "#b00020")
-        finally:
-            self.start.disabled, self.ask.disabled = False, self._done is None
+        self.stop.disabled, self.stop.description = False, "Stop"
+        self._worker = threading.Thread(target=whole, daemon=True)
+        self._worker.start()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self.stop.disabled, self.stop.description = True, "Stopping"
 
     def _protect(self, say: Callable[[str], None]) -> None:
         self.shown.value = self.download.value = self.report.value = ""

@@ -48,7 +48,8 @@ NET = op("resnet18", width=0.25, blocks=1)
 STEPS = 400  # of each training, at least: networks learn pictures before they learn fine noise
 HELD_OUT = 0.25  # of each class
 FEWEST = 4  # pictures of a class that can be divided
-COMPARED = 50  # pictures whose PSNR and SSIM are measured
+COMPARED = 50  # pictures whose PSNR and SSIM are measured,
+WIDEST = 1024  # pixels of their middle, a side: SSIM of a large photograph takes gigabytes
 SHOWN = 3  # pictures in the report
 TROUBLED = 0.5  # share of the clean accuracy above guessing, beyond which protection has failed
 
@@ -98,7 +99,7 @@ class Findings:
         lines: one for each exploiter.
         guessing: percent, of always naming the largest class.
         trained, held_out: how many pictures.
-        psnr, ssim: means over some of the pictures, at their own size.
+        psnr, ssim: means over some of the pictures, at their own size, `WIDEST` pixels at most.
         missing: names of pictures without a copy.
         unused: pairs that cannot be read, or are of a class with too few pictures.
         shown: a few pictures and their copies.
@@ -193,7 +194,13 @@ def check(
     copies = after.select(train)
     guessing = _guessing(own if theirs else test_set, mine)
     pairs = [pair for pair in pairs if not pair[2].startswith(OTHERS)]
-    lines = []
+    lines: list[Line] = []
+    if (chance := 100 / math.sqrt(len(test_set))) > 100 - guessing:
+        report(
+            f"with {len(test_set)} held-out pictures no training will say anything: chance alone "
+            f"is worth {chance:.0f} points of the {100 - guessing:.0f} above guessing. Take more "
+            "pictures"
+        )
 
     def measured(some: ImageSet, exploiter: Exploiter) -> float:
         training, _ = exploit(
@@ -365,7 +372,9 @@ def _alike(pairs: list[Pair]) -> tuple[float, float]:
     found = []
     for first, second, _ in pairs:
         both = [
-            torch.from_numpy(np.array(_upright(file)))[None].permute(0, 3, 1, 2).float()
+            torch.from_numpy(np.array(_middle(_upright(file), WIDEST)))[None]
+            .permute(0, 3, 1, 2)
+            .float()
             for file in (first, second)
         ]
         if both[0].shape != both[1].shape or min(both[0].shape[2:]) < 11:  # SSIM's window
@@ -422,6 +431,7 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
         version=__version__,
         steps=STEPS,
         amplified=AMPLIFIED,
+        widest=WIDEST,
     )
     write_bytes(page, made.encode("utf-8", "replace"))
     return page, numbers
@@ -439,7 +449,7 @@ def side_by_side(pair: Pair) -> dict[str, str]:
         "name", and as data URLs of PNG pictures "before", "after" and "difference" (times
         `AMPLIFIED`).
     """
-    first, second = (_middle(_upright(file)) for file in pair[:2])
+    first, second = (_middle(_upright(file), CUT) for file in pair[:2])
     if first.size != second.size:
         second = second.resize(first.size)
     difference = np.asarray(second, int) - np.asarray(first, int)
@@ -452,8 +462,8 @@ def side_by_side(pair: Pair) -> dict[str, str]:
     }
 
 
-def _middle(picture: Image.Image) -> Image.Image:
-    width, height = (min(CUT, side) for side in picture.size)
+def _middle(picture: Image.Image, most: int) -> Image.Image:
+    width, height = (min(most, side) for side in picture.size)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
 

@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -57,6 +58,7 @@ OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
 WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
 STRIP = 256  # rows of a picture that get their noise at once
+TELL_EACH = 10.0  # seconds after which it is told how many pictures are written
 # Algorithm 1 on few pictures: its stop test would end it as soon as the source model knows them by
 # heart. So it goes on for a number of rounds, with a part of an epoch and small batches in each.
 ROUNDS = 20
@@ -210,7 +212,7 @@ def protect(
             )
             state.keep(noise)
         report(f"writing {len(own)} pictures")
-        changed, failed = _write_all(own, images, noise, out, job)
+        changed, failed = _write_all(own, images, noise, out, job, state, report)
         state.end()
     left_out |= failed
     seconds = time.perf_counter() - started
@@ -387,36 +389,52 @@ def _mirrored(length: int, side: int) -> torch.Tensor:
 
 
 def _write_all(
-    photos: list[Photo], images: ImageSet, noise: Perturbation, out: Path, job: Job
+    photos: list[Photo],
+    images: ImageSet,
+    noise: Perturbation,
+    out: Path,
+    job: Job,
+    state: _State,
+    report: Callable[[str], None],
 ) -> tuple[dict[str, str], dict[str, str]]:
     """What else was changed in each picture, and why some could not be written after all."""
     targets = _targets(photos, job.format)
+    before = state.written()
     changed: dict[str, str] = {}
     failed: dict[str, str] = {}
 
     def one(place: int) -> None:
         photo, target = photos[place], out / targets[place]
-        (delta,) = noise.of(images, torch.tensor([place]))
-        try:
-            data, notes = protected_file(photo.file, delta, job)
-        except Exception as error:  # a picture can be read, and refused by an encoder all the same
-            failed[shown(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
-            return
-        if notes:
-            changed[shown(photo.name)] = "; ".join(notes)
-        if not target.exists():  # of an interrupted run
+        notes = before.get(str(targets[place]))
+        if notes is None or not target.exists():
+            (delta,) = noise.of(images, torch.tensor([place]))
+            try:
+                data, notes = protected_file(photo.file, delta, job)
+            except Exception as error:  # it can be read, and refused by an encoder all the same
+                failed[shown(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
+                return
             try:
                 write_bytes(target, data)
+                state.wrote(targets[place], notes)
             except OSError as error:
                 raise OSError(
                     f"{target} cannot be written: {error.strerror or error}. What is done stays: "
                     "make room, then give the same command, which goes on from there"
                 ) from error
+        if notes:
+            changed[shown(photo.name)] = "; ".join(notes)
 
+    told = time.monotonic()
     with ThreadPoolExecutor(WRITERS) as pool:
         done = pool.map(one, range(len(photos)))
-        for _ in tqdm(done, "pictures", len(photos), delay=2, disable=None):
-            pass
+        try:
+            for count, _ in enumerate(tqdm(done, "pictures", len(photos), delay=2, disable=None)):
+                if time.monotonic() - told >= TELL_EACH:
+                    told = time.monotonic()
+                    report(f"{count + 1:,} of {len(photos):,} pictures are written")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the others would be written first
+            raise
     return dict(sorted(changed.items())), failed
 
 
@@ -452,10 +470,12 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         the file, and what else is different in it, in words.
     """
     with Image.open(file, formats=pictures.FORMATS) as opened:
-        opened.load()
+        opened.load()  # colours of 16 bits as 8
         kind = "JPEG" if opened.format == "MPO" else str(opened.format)
         exif, coded = opened.getexif(), opened.info.get("exif", b"")
         upright, notes = _plain(ImageOps.exif_transpose(opened))
+        if kind == "PNG" and _is_deep(file) and DEEP not in notes:
+            notes.append(DEEP)
         if opened.format == "MPO":
             notes.append("the first of its several pictures alone")
         told = {name: opened.info[name] for name in ("icc_profile", "dpi") if opened.info.get(name)}
@@ -492,6 +512,7 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
     return file_.getvalue(), notes
 
 
+DEEP = "16 bits became 8"
 MOST_EXIF = 65_000  # bytes that fit into a JPEG
 PREVIEW = b"\xff\xd8\xff"  # a JPEG's beginning: of the picture without noise, in its EXIF data
 
@@ -524,7 +545,7 @@ def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """In one of the modes L, LA, RGB, RGBA, and what that changes."""
     glass = ["what was transparent is white"] if picture.has_transparency_data else []
     if picture.mode.startswith("I") or picture.mode == "F":
-        return pictures.as_seen(picture).convert("L"), ["16 bits became 8", *glass]
+        return pictures.as_seen(picture).convert("L"), [DEEP, *glass]
     if picture.mode in ("LA", "RGBA"):
         return picture, []
     if picture.mode == "1":
@@ -536,6 +557,12 @@ def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         return picture, []
     notes = {"P": ["its palette of few colours was left"], "CMYK": ["CMYK became RGB"]}
     return picture.convert("RGB"), notes.get(picture.mode, [f"{picture.mode} became RGB"])
+
+
+def _is_deep(file: Path) -> bool:
+    """Whether a PNG file has 16 bits a channel, by its header."""
+    with file.open("rb") as opened:
+        return opened.read(25)[24:] == b"\x10"
 
 
 def _is_lossless(file: Path) -> bool:
@@ -595,12 +622,17 @@ class _State:
         self.out, self.folder = out, out / STATE
         self.told = json.dumps(told, sort_keys=True)
         self.file = self.folder / "delta.safetensors"
+        self.journal = self.folder / "written.jsonl"
+        self.writing = threading.Lock()
 
     def __enter__(self) -> _State:
         job = self.folder / "job.json"
         if not job.is_file():
             if self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir()):
-                raise Refused(f"{self.out} is not empty: name a new folder for what is written")
+                raise Refused(
+                    f"{self.out} is not empty, and no unfinished work is in it: name a new folder "
+                    "for what is written"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(job, self.told.encode())
         elif job.read_text(encoding="utf-8") != self.told:
@@ -639,6 +671,24 @@ class _State:
         part = self.folder / "delta"
         noise.save(part)
         part.replace(self.file)
+
+    def wrote(self, target: Path, notes: list[str]) -> None:
+        """A picture is written, and this is different in it."""
+        line = json.dumps({"picture": str(target), "notes": notes})
+        with self.writing, self.journal.open("a", encoding="utf-8") as opened:
+            opened.write(f"{line}\n")
+
+    def written(self) -> dict[str, list[str]]:
+        """What an interrupted run wrote; what it did not note down whole is written again."""
+        found: dict[str, list[str]] = {}
+        if self.journal.is_file():
+            for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    told = json.loads(line)
+                    found[told["picture"]] = [str(note) for note in told["notes"]]
+                except (ValueError, TypeError, KeyError):
+                    continue
+        return found
 
     def end(self) -> None:
         """Nothing but pictures is left."""
