@@ -194,8 +194,11 @@ class Transferable:
 
     The released commands of SimCLR and SimSiam have a `contrastive_weight` of 0: their noise comes
     from CSD alone, in the defender `CSD`. Here, as in the paper's equation, both count. In the
-    inner step two views are drawn anew for each of its steps, and the network is in eval mode, so
-    that images see each other in the losses alone (released: the same, but for SimSiam).
+    inner step two views are drawn anew for each image and each of its steps, and the network is in
+    eval mode, so that images see each other in the losses alone (released: the same, but for
+    SimSiam). Other than here, the released inner step shows all images of a batch by one transform
+    (`ssl_perturbation.py:203`), takes the mean of the noises clipped against each view
+    (`toolbox.py:223`), and bounds noise by 9/255 in the end (`utils.py:642`).
 
     Attributes:
         contrastive: the source model.
