@@ -56,10 +56,6 @@ REQUIRED = [
 TO_COME = {  # notebooks whose page is still to be computed: an hour and more each
     "11b_other_exploiters",
 }
-MIXED = {  # pages that show trainings on another making of a recorded noise: to be made again
-    "05b_what_decides",
-    "09_mlp",
-}
 APP = "14_protect_your_pictures"  # a tool, which has no numbers
 MAX_LINES = 15  # of a code cell
 MAX_BYTES = 1_500_000  # of a committed file
@@ -225,7 +221,7 @@ ROWS = ("defender", "export")
 TABLES = {
     "03_grayscale_exploiter": ("1", ROWS),
     "05_grayaug": ("2", ROWS),
-    "05b_what_decides": ("2", ROWS),
+    "05b_what_decides": ("2", (*ROWS, "net")),
 }
 
 
@@ -234,8 +230,6 @@ class TestRecord:
     def test_pages_show_it(self, path: Path) -> None:
         if path.stem not in TABLES:
             pytest.skip("a page without a comparison")
-        if path.stem in MIXED:
-            pytest.skip("to be made again")
         frame, _ = recorded(path)
         compared = comparison_table(frame, *TABLES[path.stem])
         pages = [ROOT / "book" / path.parent.name / f"{path.stem}.ipynb"]
@@ -252,8 +246,6 @@ class TestRecord:
 
     def test_page_tells_the_stages_that_are_recorded(self, path: Path) -> None:
         """Pages share stages: who measures one again has to execute all pages that show it."""
-        if path.stem in MIXED:
-            pytest.skip("to be made again")
         page = ROOT / "book" / path.parent.name / path.name.replace(".json", ".ipynb")
         _, record = recorded(path)
         assert spent_on(record["stages"].values()) in page.read_text(encoding="utf-8"), (
@@ -291,8 +283,6 @@ class TestRecord:
 
     def test_no_training_stands_beside_noise_of_another_processor(self, path: Path) -> None:
         """Which is other noise of the same seed: not the one that it trained on."""
-        if path.stem in MIXED:
-            pytest.skip("to be made again")
         _, record = recorded(path)
         makers, measured = {}, []
         for stage in record["stages"].values():

@@ -212,7 +212,7 @@ def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatc
     stated = {name: runner.stated(runner.NOTEBOOKS / f"{name}.ipynb", parameters) for name in names}
     runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
-    assert runs["05b_what_decides"] == 2 * (2 + 2 * 2 * 2 + 6 * 2) + 4 * 2  # once each
+    assert runs["05b_what_decides"] == 2 * (4 + 2 * 2 * 2 + 6 * 2) + 4 * 2  # once each
     assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3)
     every = plan.stages_of(stage for stages in stated.values() for stage in stages)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
