@@ -203,7 +203,7 @@ class TestClassMeans:
             perturbation_for(images).fitted_to(images)
 
 
-def test_sample_wise_noise_at_another_size() -> None:
+def test_noise_at_another_size() -> None:
     images, larger = random_images(6), random_images(6, size=48)
     made = perturbation_for(images).resized(larger)
     assert made.delta.shape == (6, 3, 48, 48) and made.fingerprint == larger.fingerprint
@@ -213,9 +213,8 @@ def test_sample_wise_noise_at_another_size() -> None:
     assert torch.corrcoef(both)[0, 1] > 0.8  # each image has its own
     with pytest.raises(ValueError, match="of 6 and 5 pictures"):
         made.resized(random_images(5))
-    class_wise = perturbation_for(images).class_means(images)
-    with pytest.raises(ValueError, match="class_wise noise"):
-        class_wise.resized(larger)
+    means = perturbation_for(images).class_means(images)
+    assert torch.equal(means.resized(larger).delta, means.fitted_to(larger).delta)
 
 
 def test_class_wise_follows_the_labels_of_any_images() -> None:

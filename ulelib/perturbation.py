@@ -202,19 +202,21 @@ class Perturbation:
         return replace(self, delta=delta, fingerprint=images.fingerprint)
 
     def resized(self, images: ImageSet) -> Perturbation:
-        """Sample-wise noise at another size of the same pictures, in the same order.
+        """Noise at another size of the same pictures, in the same order.
 
         Args:
             images: the pictures at that size. Their fingerprint is another one, so that nothing but
                 their number can be checked.
 
         Raises:
-            ValueError: class-wise noise, or another number of pictures.
+            ValueError: another number of pictures, or of classes for class-wise noise.
         """
-        if self.kind != "sample_wise" or len(images) != len(self.delta):
+        if self.kind == "class_wise":
+            return self.fitted_to(images)
+        if len(images) != len(self.delta):
             raise ValueError(
-                f"{self.kind} noise of {len(self.delta)} and {len(images)} pictures: expected the "
-                "sample-wise noise of these pictures at another size"
+                f"noise of {len(self.delta)} and {len(images)} pictures: expected the noise of "
+                "these pictures at another size"
             )
         size = list(images.images.shape[2:])
         parts = [  # interpolation cannot leave the bounds, but for the last digit
