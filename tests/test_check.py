@@ -206,6 +206,20 @@ class TestReport:
         text = page.read_text(encoding="utf-8")
         assert "1 of 2 trainings say nothing" in text and text.count("may be chance</td>") == 1
 
+    def test_the_middle_is_compared_of_copies_of_the_same_size(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "WIDEST", 16)
+        pixels = np.random.default_rng(0).integers(50, 200, (24, 30, 3), dtype=np.uint8)
+        files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+        moved = pixels.copy()
+        moved[4:20, 7:23] += 10
+        moved[:4] = 0  # beyond the middle
+        for file, one in zip(files, (pixels, moved, moved[:, 1:]), strict=True):
+            Image.fromarray(one).save(file)
+        psnr, ssim = module._alike([(files[0], files[1], "x"), (files[0], files[2], "x")])
+        assert psnr == pytest.approx(20 * math.log10(255 / 10), abs=1e-3) and 0.9 < ssim < 1
+
     def test_copies_that_do_not_differ_have_no_psnr(self, tmp_path: Path) -> None:
         page, _ = write_report(findings(psnr=math.nan, ssim=math.nan), tmp_path / "r.html")
         text = page.read_text(encoding="utf-8")

@@ -167,6 +167,9 @@ class App(widgets.VBox):
                 say("Stopped. What is written stays; the same work goes on from there.")
             except (ValueError, OSError, RuntimeError) as error:
                 say(str(error), "#b00020")
+            except Exception as error:  # nobody would see it in a thread
+                say(f"this should not happen: {error!r}", "#b00020")
+                raise
             finally:
                 self.stop.disabled, self.ask.disabled = True, self._done is None
                 self.start.disabled = False

@@ -371,14 +371,13 @@ def _alike(pairs: list[Pair]) -> tuple[float, float]:
 
     found = []
     for first, second, _ in pairs:
-        both = [
-            torch.from_numpy(np.array(_middle(_upright(file), WIDEST)))[None]
-            .permute(0, 3, 1, 2)
-            .float()
-            for file in (first, second)
-        ]
-        if both[0].shape != both[1].shape or min(both[0].shape[2:]) < 11:  # SSIM's window
+        picture, copy = _upright(first), _upright(second)
+        if picture.size != copy.size or min(picture.size) < 11:  # SSIM's window
             continue
+        both = [
+            torch.from_numpy(np.array(_middle(one, WIDEST)))[None].permute(0, 3, 1, 2).float()
+            for one in (picture, copy)
+        ]
         psnr = metrics.peak_signal_noise_ratio(both[1], both[0], data_range=255.0)
         ssim = metrics.structural_similarity_index_measure(both[1], both[0], data_range=255.0)
         if torch.isfinite(psnr):  # it is infinite where both are equal
