@@ -82,7 +82,8 @@ class Job:
     """How pictures are protected.
 
     Attributes:
-        method: one of `METHODS`.
+        method: one of `METHODS`; the default leaves an exploiter least on the book's page 14b, over
+            its filters, networks and sizes.
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
             (before lossy coding).
         size: pixels at which noise is made, a side. Noise of few pixels is smooth in a picture; it
@@ -94,7 +95,7 @@ class Job:
         seed: of everything that is drawn.
     """
 
-    method: Named = "CSD"
+    method: Named = "ULEO class-wise"
     strength: Annotated[int, Field(ge=1, le=64)] = 8
     size: Annotated[int, Field(ge=8, le=512)] = 32
     format: Format = "keep"
