@@ -169,6 +169,13 @@ class TestApp:
         assert "16 pictures protected" in quick.said.value and quick.stop.disabled
         assert names(Path(quick.out.value)) == set(pictures())
 
+    def test_shows_of_all_rounds_the_latest(self, quick: App, folder: Path) -> None:
+        quick.folder.value, quick.method.value = str(folder), "ULEO class-wise"
+        quick.start.click()
+        quick.join()
+        assert quick.said.value.count("round ") == 1 and "round 20: " in quick.said.value
+        assert "reading the pictures" in quick.said.value
+
     def test_large_results_stay_where_they_are(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -114,7 +114,7 @@ class TestFolder:
             for number in range(count):
                 picture(seed=number).save(tmp_path / name / f"{number}.png")
         (tmp_path / "them" / "a" / "broken.png").write_bytes(b"")
-        job = Job(method="ULEO", size=16)
+        job = Job(size=16)
         report = protect(tmp_path / "me", tmp_path / "out", job, tmp_path / "them")
         assert list(report.left_out) == ["others: a/broken.png"]
         assert sorted(contents(tmp_path / "out")) == ["0.png", "1.png", "2.png"]

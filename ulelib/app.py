@@ -30,6 +30,7 @@ from ulelib.protect import FORMATS, METHODS, Job, Refused, protect
 MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
 MOST_FILES = 50_000
 EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may hold
+PROGRESS = "round ", " pictures are written"  # in lines of which the latest is enough
 HERE, UPLOADED = "A folder on this computer", "Upload pictures"
 ADVICE = (
     "One folder for each person or thing, with its pictures. Pictures of one person alone need "
@@ -150,8 +151,13 @@ class App(widgets.VBox):
         if self._worker.is_alive():  # a second click, before the button rested
             return
         lines: list[str] = []
+        going = ""
 
         def say(line: str, colour: str = "inherit") -> None:
+            nonlocal going
+            before, going = going, next((words for words in PROGRESS if words in line), "")
+            if going and going == before:  # how far it is now, in the place of how far it was
+                lines.pop()
             lines.append(f'<span style="color: {colour}">{html.escape(line)}</span>')
             self.said.value = f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
 

@@ -151,7 +151,8 @@ class Report:
             if told:
                 lines.append(f"{head}, {len(told)}:")
                 lines += [f"  {name}: {why}" for name, why in sorted(told.items())]
-        return [*lines, f"{self.written} pictures protected, {self.seconds / 60:.1f} minutes."]
+        took = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} minutes"
+        return [*lines, f"{self.written} pictures protected in {took}."]
 
 
 class Refused(ValueError):
