@@ -71,11 +71,14 @@ def test_resnet18_is_torchvisions_with_another_stem() -> None:
 
 
 def test_resnet18_with_torchvisions_stem_is_torchvisions() -> None:
-    ours, theirs = models.resnet18(), resnet.resnet18(num_classes=10)
-    ours.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-    ours.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+    ours, theirs = models.resnet18(stem="torchvision"), resnet.resnet18(num_classes=10)
     ours.load_state_dict(theirs.state_dict())
     assert same_outputs(ours, theirs, torch.rand(4, 3, 64, 64))
+
+
+def test_an_unknown_stem_is_refused() -> None:
+    with pytest.raises(ValueError, match="stem is 'large'; choose from"):
+        models.resnet18(stem="large")
 
 
 def test_densenet121_with_torchvisions_stem_is_torchvisions() -> None:

@@ -141,7 +141,11 @@ class TestFolder:
             protect(folder / "others", root.parent / "out", QUICK, root / others)
 
     def test_networks_need_more_pixels_than_csd(self) -> None:
-        assert Job(method="CSD", size=8).size == 8
+        assert (Job().pixels, Job(method="ULEO").pixels, Job(method="ULEO", size=64).pixels) == (
+            8,
+            32,
+            64,
+        )
         with pytest.raises(ValueError, match="for ULEO-GrayAugs, whose network"):
             Job(method="ULEO-GrayAugs", size=8)
 

@@ -44,9 +44,8 @@ def main() -> None:
     "--size",
     type=int,
     default=Job.size,
-    show_default=True,
-    help="Pixels a side at which noise is made. Noise of few pixels is smooth: it withstands JPEG "
-    "coding, not a gray filter, and is seen more easily.",
+    help="Pixels a side at which noise is made; the method's own if left. Noise of few pixels is "
+    "smooth: it withstands more, and is seen more easily.",
 )
 @click.option(
     "--format",

@@ -87,8 +87,9 @@ class App(widgets.VBox):
         self.strength = widgets.IntSlider(
             Job.strength, 2, 32, description="Strength", style=style, layout=half
         )
+        sizes = [("the method's own", None), *((str(size), size) for size in (8, 16, 32, 64, 128))]
         self.size = widgets.Dropdown(
-            options=(8, 16, 32, 64, 128), value=Job.size, description="Working size", style=style
+            options=sizes, value=Job.size, description="Working size", style=style
         )
         self.format = widgets.Dropdown(
             options=FORMATS, value=Job.format, description="Format", style=style

@@ -30,7 +30,9 @@ HAAR_STD = (
 )
 
 
-def resnet18(classes: int = 10, width: float = 1.0, blocks: int = 2) -> nn.Module:
+def resnet18(
+    classes: int = 10, width: float = 1.0, blocks: int = 2, stem: str = "small"
+) -> nn.Module:
     """ResNet-18 for 32x32 images (`ResNet18` of the released code): 11,173,962 parameters.
 
     torchvision's network with a 3x3 stem of stride 1 and no max-pooling.
@@ -38,15 +40,21 @@ def resnet18(classes: int = 10, width: float = 1.0, blocks: int = 2) -> nn.Modul
     Args:
         width: factor on all channel numbers.
         blocks: residual blocks in each of the four stages, 1 to 64; 2 is ResNet-18, 1 ResNet-10.
+        stem: "small", that one; or "torchvision", as for photographs: 7x7, stride 2, max-pooling.
     """
     if blocks not in range(1, 65):
         raise ValueError(f"resnet18: blocks is {blocks}: 1 to 64")
+    if stem not in ("small", "torchvision"):
+        raise ValueError(f'resnet18: stem is {stem!r}; choose from ["small", "torchvision"]')
     net = resnet.ResNet(resnet.BasicBlock, [blocks] * 4, num_classes=classes)
-    stem = _scaled(64, width)
-    net.inplanes = stem
-    net.conv1 = nn.Conv2d(3, stem, kernel_size=3, padding=1, bias=False)
-    net.bn1 = nn.BatchNorm2d(stem)
-    net.maxpool = nn.Identity()
+    channels = _scaled(64, width)
+    net.inplanes = channels
+    if stem == "small":
+        net.conv1 = nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=False)
+        net.maxpool = nn.Identity()
+    else:
+        net.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+    net.bn1 = nn.BatchNorm2d(channels)
     for stage in range(4):
         planes, stride = _scaled(64 * 2**stage, width), 1 if stage == 0 else 2
         layer = net._make_layer(resnet.BasicBlock, planes, blocks, stride=stride)

@@ -52,6 +52,7 @@ from ulelib.views import LUMA
 Named = Literal["CSD", "ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise"]
 Format = Literal["keep", "png", "jpg"]
 METHODS, FORMATS = get_args(Named), get_args(Format)
+SIZE, SIZES = 32, {"CSD": 8}  # pixels at which noise is made, by method
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to hide in
 OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
@@ -82,12 +83,12 @@ class Job:
     """How pictures are protected.
 
     Attributes:
-        method: one of `METHODS`; the default leaves an exploiter least on the book's page 14b, over
-            its filters, networks and sizes.
+        method: one of `METHODS`; the default is the one whose worst is best on the book's page 14b,
+            over the networks and sizes of exploiters that filter nothing.
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
             (before lossy coding).
-        size: pixels at which noise is made, a side. Noise of few pixels is smooth in a picture; it
-            withstands coding, is undone by a gray filter, and is seen more easily.
+        size: pixels at which noise is made, a side; None: `SIZES`. Noise of few pixels is smooth
+            in a picture, withstands scaling and coding, and is seen more easily.
         format: of what is written: "keep", each picture's own; "png"; or "jpg".
         quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG,
             else 95.
@@ -95,20 +96,25 @@ class Job:
         seed: of everything that is drawn.
     """
 
-    method: Named = "ULEO class-wise"
+    method: Named = "CSD"
     strength: Annotated[int, Field(ge=1, le=64)] = 8
-    size: Annotated[int, Field(ge=8, le=512)] = 32
+    size: Annotated[int, Field(ge=8, le=512)] | None = None
     format: Format = "keep"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     drop_location: bool = False
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.method != "CSD" and self.size < 16:
+        if self.method not in SIZES and self.pixels < 16:
             raise ValueError(
                 f"Job.size is {self.size}: for {self.method}, whose network halves pictures again "
                 "and again, at least 16"
             )
+
+    @property
+    def pixels(self) -> int:
+        """The size that is taken."""
+        return self.size or SIZES.get(self.method, SIZE)
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def protect(
     left_out: dict[str, str] = {}
     own = find_pictures(folder, left_out, flat=foreign is not None)
     theirs = [] if foreign is None else find_pictures(foreign, flat=True)
-    images, own = _read(own, theirs, job.size, left_out)
+    images, own = _read(own, theirs, job.pixels, left_out)
     try:
         check_classes(images)
     except ValueError as error:
