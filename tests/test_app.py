@@ -159,15 +159,63 @@ class TestApp:
         with monkeypatch.context() as patch:
             patch.setattr(protect, "protected_file", stopped)
             quick.start.click()
-            quick.start.click()  # of no effect: the first is under way
+            first = quick._worker
+            quick.start.click()
+            assert quick._worker is first  # and nothing else is
             quick.join()
-        assert "Stopped. What is written stays" in quick.said.value
+        assert "Stopped. The folder is not finished" in quick.said.value
         assert quick.stop.disabled and quick.ask.disabled and not quick.start.disabled
+        assert quick.stop.description == "Stop"
         assert not quick.download.value and len(names(Path(quick.out.value))) < 16 + 3
         quick.start.click()
         quick.join()
         assert "16 pictures protected" in quick.said.value and quick.stop.disabled
         assert names(Path(quick.out.value)) == set(pictures())
+
+    def test_stop_comes_too_late_for_what_is_done(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = protect.protected_file
+
+        def stopped(*arguments: Any) -> Any:
+            quick.stop.click()
+            return made(*arguments)
+
+        monkeypatch.setattr(protect, "protected_file", stopped)
+        quick.folder.value = str(folder)
+        quick.start.click()
+        quick.join()
+        assert "16 pictures protected" in quick.said.value
+        assert in_download(quick) == set(pictures()) and not quick.ask.disabled
+
+    def test_uploads_go_on_after_a_stop(self, quick: App, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(protect, "TELL_EACH", 0.0)
+        made, coded = protect.protected_file, []
+
+        def stopped(file: Path, *others: Any) -> Any:
+            quick.stop.click()
+            coded.append(file)
+            return made(file, *others)
+
+        quick.source.value = UPLOADED
+        quick.own_files.value = (uploaded("mine.zip", zipped(pictures())),)
+        monkeypatch.setattr(protect, "protected_file", stopped)
+        for _ in range(16):
+            quick.start.click()
+            quick.join()
+            if "Stopped" not in quick.said.value:
+                break
+        assert in_download(quick) == set(pictures())
+        assert len(coded) == len(set(coded)) == 16
+
+    def test_names_of_pictures_are_no_progress(self, quick: App, folder: Path) -> None:
+        (folder / "round 1").mkdir()
+        for name in ("round 2.png", "round 3.png", "1 of 2 pictures are written.png"):
+            (folder / "round 1" / name).write_bytes(b"")
+        quick.folder.value = str(folder)
+        quick.start.click()
+        quick.join()
+        assert quick.said.value.count("round 1/") == 3
 
     def test_shows_of_all_rounds_the_latest(self, quick: App, folder: Path) -> None:
         quick.folder.value, quick.method.value = str(folder), "ULEO class-wise"

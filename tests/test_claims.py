@@ -133,6 +133,15 @@ def test_what_was_learned_is_beyond_the_untrained_network(judged: Any) -> None:
     )
 
 
+def test_a_share_of_nothing_is_not_judged(judged: Any) -> None:
+    """Where nothing is learned, nothing can be taken away; an attack has no such value at all."""
+    test = TEST | {"value": "learned", "times": 0.75, "at_least": 0.0}
+    told = [*rows("ULEO", "gray", 37.0), *rows("clean", "gray", 38.0)]
+    for untrained in (38.5, math.nan):
+        given = [row | {"untrained": untrained} for row in told]
+        assert judged(given, claim(test))["outcome"].tolist() == [claims.NOT_TESTED]
+
+
 def test_a_share_needs_something_to_be_one_of(judged: Any) -> None:
     test = {"left": TEST["right"], "at_most": 90, "times": 0.75}
     with pytest.raises(ValueError, match="`times` is of the right side, and there is none"):

@@ -13,6 +13,7 @@ from ulelib.data import ImageSet
 from ulelib.exploiters import Recipe
 from ulelib.pretraining import Collapsed, features, linear_probe, neighbours, pretrain
 from ulelib.settings import op
+from ulelib.views import view
 
 NET = op("convnet", widths=(8, 8, 16), stride=2)
 LEARNS = Contrastive("simclr", hidden=16, dim=8)
@@ -39,8 +40,19 @@ class TestPretrain:
         assert known.shape == (48, 16)
         assert shows.knn == pytest.approx(neighbours(known, images, seen, others))
         assert shows.accuracy == pytest.approx(linear_probe(known, images, seen, others))
-        fresh = LEARNS.build(NET, images, pretraining.SEED_OFFSET).backbone
-        known, seen = features(fresh, images), features(fresh, others)
+
+    def test_the_untrained_network_knows_nothing_but_means_and_variances(
+        self, images: ImageSet, others: ImageSet
+    ) -> None:
+        built = LEARNS.build(NET, images, pretraining.SEED_OFFSET).backbone
+        before = {name: value.clone() for name, value in built.state_dict().items()}
+        augment = view(LEARNS.augment)
+        normed = pretraining._normed(built, images, augment, 16, pretraining.SEED_OFFSET, "float32")
+        assert all(torch.equal(before[name], value) for name, value in built.state_dict().items())
+        for name, value in normed.state_dict().items():
+            assert torch.equal(before[name], value) != ("running" in name or "tracked" in name)
+        known, seen = features(normed, images), features(normed, others)
+        shows, _ = pretrain(images, images, others, LEARNS, NET, RECIPE)
         assert shows.untrained == pytest.approx(linear_probe(known, images, seen, others))
 
     def test_is_the_same_again_and_another_under_another_seed(
@@ -76,7 +88,7 @@ class TestPretrain:
         train, test = drawn.select(torch.arange(120)), drawn.select(torch.arange(120, 200))
         recipe = replace(RECIPE, epochs=6, batch_size=40)
         shows, _ = pretrain(train, train, test, LEARNS, NET, recipe)
-        assert shows.knn > 85 and shows.accuracy > 90
+        assert shows.knn > 85 and shows.accuracy > 90 > shows.untrained
 
     def test_collapse_is_said(
         self, images: ImageSet, others: ImageSet, monkeypatch: pytest.MonkeyPatch

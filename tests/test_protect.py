@@ -240,7 +240,21 @@ class TestGoingOn:
         state.wrote(Path("a/1.png"), ["CMYK became RGB"])
         with state.journal.open("a") as opened:
             opened.write('["a"]\n{"picture": "a/2.png", "no')
-        assert state.written() == {"a/1.png": ["CMYK became RGB"]}
+        state.wrote(Path("a/3.png"), [])
+        assert state.written() == {"a/1.png": ["CMYK became RGB"], "a/3.png": []}
+
+    def test_a_work_that_wrote_nothing_gives_way_to_another(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = folder.parent / "out"
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
+            protect(folder, out, QUICK)
+        assert (out / module.STATE / "delta.safetensors").is_file()
+        protect(folder, out, Job(method="CSD", size=16, strength=2))
+        name = Path("others", "0.png")
+        moved = levels(Image.open(out / name)) - levels(Image.open(folder / name))
+        assert 0 < np.abs(moved).max() <= 2
 
     def test_tells_how_far_it_is_and_can_be_stopped(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -540,6 +554,13 @@ class TestCommand:
         arguments = ["protect", str(folder), "--out", str(folder.parent / "o"), *options]
         told = CliRunner().invoke(main, arguments)
         assert told.exit_code == 1 and message in told.output and "Traceback" not in told.output
+
+    def test_changes_no_path_in_what_it_says(self, folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "Job.photos"
+        out.mkdir()
+        (out / "mine").write_text("x")
+        told = CliRunner().invoke(main, ["protect", str(folder), "--out", str(out)])
+        assert f"{out} is not empty" in told.output
 
     def test_does_not_trust_the_state_of_a_stranger(self, folder: Path, tmp_path: Path) -> None:
         """A delta that is no perturbation is an error, and runs no code."""

@@ -45,7 +45,8 @@ def main() -> None:
     type=int,
     default=Job.size,
     help="Pixels a side at which noise is made; the method's own if left. Noise of few pixels is "
-    "smooth: it withstands more, and is seen more easily.",
+    "smooth: networks that see little detail see it, too, a gray filter undoes it, and people see "
+    "it more easily.",
 )
 @click.option(
     "--format",
@@ -67,9 +68,13 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     on who uses the pictures, and how: read the book before you rely on it.
     """
     try:
-        report = protect(folder, out, Job(**options), others, report=tqdm.write)
-    except (ValueError, OSError, RuntimeError) as error:  # settings go by their options' names
+        job = Job(**options)
+    except ValueError as error:  # settings go by their options' names
         raise click.ClickException(str(error).replace("Job.", "--")) from error
+    try:
+        report = protect(folder, out, job, others, report=tqdm.write)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
     for line in (*report.lines(), f"They are in {out}."):
         click.echo(line)
 

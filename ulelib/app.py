@@ -12,6 +12,8 @@ import base64
 import html
 import io
 import itertools
+import operator
+import re
 import shutil
 import stat
 import tempfile
@@ -19,6 +21,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,12 +33,20 @@ from ulelib.protect import FORMATS, METHODS, Job, Refused, protect
 MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
 MOST_FILES = 50_000
 EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may hold
-PROGRESS = "round ", " pictures are written"  # in lines of which the latest is enough
+# Lines of which the latest is enough.
+PROGRESS = re.compile(r"(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (written)$")
+UNFINISHED = (
+    "Stopped. The folder is not finished: do not publish it. Protect goes on where it was, with "
+    "the same pictures and settings."
+)
 HERE, UPLOADED = "A folder on this computer", "Upload pictures"
 ADVICE = (
     "One folder for each person or thing, with its pictures. Pictures of one person alone need "
     "pictures of others beside them, which stay as they are."
 )
+
+
+Say = Callable[[str], None]
 
 
 class Stopped(Exception):
@@ -56,6 +67,8 @@ class App(widgets.VBox):
         self._numbers = itertools.count(1)
         self._done: tuple[Path, Path, Path | None] | None = None  # pictures, protected, others
         self._worker, self._stopping = threading.Thread(), threading.Event()
+        # What was uploaded; the folders of one's own and of others' pictures, and the one around.
+        self._unpacked: tuple[tuple[Any, Any], tuple[Path, Path | None, Path]] | None = None
 
         wide, half = widgets.Layout(width="95%"), widgets.Layout(width="30em")
         style = {"description_width": "11em"}
@@ -109,9 +122,9 @@ class App(widgets.VBox):
         self._upload = widgets.VBox([self.own_files, self.other_files])
         self.source.observe(self._choose, "value")
         self.folder.observe(self._name_out, "value")
-        self.start.on_click(lambda _: self._work(self._protect))
+        self.start.on_click(lambda _: self._work(self._protect, UNFINISHED))
         self.stop.on_click(lambda _: self._stop())
-        self.ask.on_click(lambda _: self._work(self._check))
+        self.ask.on_click(lambda _: self._work(self._check, "Stopped. There is no report."))
         self._name_out()
         self._choose()
         super().__init__(
@@ -147,16 +160,22 @@ class App(widgets.VBox):
         if self._worker.is_alive():
             self._worker.join()
 
-    def _work(self, work: Callable[[Callable[[str], None]], None]) -> None:
-        """Do something long: the buttons rest, its lines are shown, its errors are told."""
+    def _work(self, work: Callable[[Say, Say], None], stopped: str) -> None:
+        """Do something long: the other buttons rest, its lines are shown, its errors are told.
+
+        Args:
+            work: is given what shows a line, and what also ends the work if that was asked for.
+            stopped: what is said then.
+        """
         if self._worker.is_alive():  # a second click, before the button rested
             return
         lines: list[str] = []
-        going = ""
+        going: str | None = None
 
         def say(line: str, colour: str = "inherit") -> None:
             nonlocal going
-            before, going = going, next((words for words in PROGRESS if words in line), "")
+            found = PROGRESS.match(line)
+            before, going = going, found and (found[1] or found[2])
             if going and going == before:  # how far it is now, in the place of how far it was
                 lines.pop()
             lines.append(f'<span style="color: {colour}">{html.escape(line)}</span>')
@@ -169,32 +188,34 @@ class App(widgets.VBox):
 
         def whole() -> None:
             try:
-                work(say_or_stop)
+                work(say, say_or_stop)
             except Stopped:
-                say("Stopped. What is written stays; the same work goes on from there.")
+                say(stopped)
             except (ValueError, OSError, RuntimeError) as error:
                 say(str(error), "#b00020")
             except Exception as error:  # nobody would see it in a thread
                 say(f"this should not happen: {error!r}", "#b00020")
                 raise
             finally:
-                self.stop.disabled, self.ask.disabled = True, self._done is None
-                self.start.disabled = False
+                self.stop.disabled, self.stop.description = True, "Stop"
+                self.start.disabled, self.ask.disabled = False, self._done is None
 
         self._stopping.clear()
         self.start.disabled = self.ask.disabled = True
-        self.stop.disabled, self.stop.description = False, "Stop"
+        self.stop.disabled = False
         self._worker = threading.Thread(target=whole, daemon=True)
         self._worker.start()
 
     def _stop(self) -> None:
+        if not self._worker.is_alive():
+            return
         self._stopping.set()
         self.stop.disabled, self.stop.description = True, "Stopping"
 
-    def _protect(self, say: Callable[[str], None]) -> None:
+    def _protect(self, say: Say, say_or_stop: Say) -> None:
         self.shown.value = self.download.value = self.report.value = ""
         self._done = None
-        folder, others, out = self._folders()
+        kept = self.source.value == HERE  # read now: the controls are not at rest
         job = Job(
             method=self.method.value,
             strength=self.strength.value,
@@ -202,8 +223,10 @@ class App(widgets.VBox):
             format=self.format.value,
             drop_location=self.drop_location.value,
         )
+        folder, others, out = self._folders(job)
         say("reading the pictures")
-        report = protect(folder, out, job, others, say)
+        report = protect(folder, out, job, others, say_or_stop)
+        self._unpacked = None  # the same uploads once more are another work
         for line in report.lines():
             say(line)
         self._done = folder, out, others
@@ -211,13 +234,13 @@ class App(widgets.VBox):
         step = max(1, len(pairs) // SHOWN)
         self.shown.value = "".join(_compared(side_by_side(pair)) for pair in pairs[::step][:SHOWN])
         packed = Path(self._uploads.name) / f"{next(self._numbers)} packed"
-        self.download.value = _link(out, packed, self.source.value == HERE)
+        self.download.value = _link(out, packed, kept)
 
-    def _check(self, say: Callable[[str], None]) -> None:
+    def _check(self, say: Say, say_or_stop: Say) -> None:
         assert self._done is not None
         folder, out, others = self._done
         say("training on clean and on protected pictures; this takes some minutes")
-        findings = check(folder, out, others=others, report=say)
+        findings = check(folder, out, others=others, report=say_or_stop)
         page, _ = write_report(findings, out.with_name(f"{out.name}.html"))
         inside = html.escape(page.read_text(encoding="utf-8"))
         self.report.value = (
@@ -226,8 +249,9 @@ class App(widgets.VBox):
         )
         say(f"the report: {page}")
 
-    def _folders(self) -> tuple[Path, Path | None, Path]:
-        """Pictures, those of others, and where to write; uploaded ones are unpacked first.
+    def _folders(self, job: Job) -> tuple[Path, Path | None, Path]:
+        """Pictures, those of others, and where to write; uploaded ones are unpacked first, once
+        until they are protected, so that a stopped work goes on.
 
         Raises:
             Refused: nothing was chosen, or an uploaded file cannot be used.
@@ -243,12 +267,14 @@ class App(widgets.VBox):
             )
         if not self.own_files.value:
             raise Refused("upload your pictures first: a zip file with a folder for each person")
-        place = Path(self._uploads.name) / str(next(self._numbers))
-        own = unpack(self.own_files.value, place / "pictures")
-        others = None
-        if self.other_files.value:
-            others = unpack(self.other_files.value, place / "others")
-        return own, others, place / "protected"
+        files = self.own_files.value, self.other_files.value
+        if self._unpacked is None or any(map(operator.is_not, files, self._unpacked[0])):
+            place = Path(self._uploads.name) / str(next(self._numbers))
+            own = unpack(files[0], place / "pictures")
+            others = unpack(files[1], place / "others") if files[1] else None
+            self._unpacked = files, (own, others, place)
+        own, others, place = self._unpacked[1]
+        return own, others, place / f"protected {' '.join(map(str, astuple(job)))}"
 
 
 def unpack(files: Sequence[Mapping[str, Any]], folder: Path) -> Path:

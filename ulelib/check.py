@@ -39,12 +39,14 @@ from ulelib.models import headless
 from ulelib.pgd import Pgd
 from ulelib.pretraining import features, linear_probe
 from ulelib.protect import OTHERS, Refused, find_pictures, shown
-from ulelib.settings import op
+from ulelib.settings import Op, op
 from ulelib.stages import Run
 from ulelib.store import Store, write_bytes, write_text
 
 # Not the network that noise is made with (`profiles.CPU.loop.net`).
 NET = op("resnet18", width=0.25, blocks=1)
+# What people take for photographs. Its first layers see noise of few pixels, and little else.
+USUAL = op("resnet18", width=0.5, stem="torchvision")
 STEPS = 400  # of each training, at least: networks learn pictures before they learn fine noise
 HELD_OUT = 0.25  # of each class
 FEWEST = 4  # pictures of a class that can be divided
@@ -104,7 +106,7 @@ class Findings:
         unused: pairs that cannot be read, or are of a class with too few pictures.
         shown: a few pictures and their copies.
         features: which network's features the linear classifier had.
-        size: pixels at which all were trained.
+        size: pixels at which all were trained, but for `USUAL`: that has twice as many.
         seconds: of all.
         among_others: whether pictures of other people were in all trainings.
     """
@@ -147,7 +149,12 @@ class Findings:
     @property
     def chance(self) -> float:
         """Points by which two accuracies may differ by chance."""
-        return 100 / math.sqrt(self.held_out)
+        return by_chance(self.held_out)
+
+
+def by_chance(count: int) -> float:
+    """Points by which two accuracies on `count` pictures may differ by chance."""
+    return 100 / math.sqrt(count)
 
 
 def check(
@@ -185,8 +192,8 @@ def check(
     )
     foreign = [] if others is None else find_pictures(Path(others).expanduser(), flat=True)
     theirs = [(photo.file, photo.file, f"{OTHERS}{photo.label}") for photo in foreign]
-    before, after, pairs = _read([*found, *theirs], size)
-    named, backbone = _backbone(features_of, store)
+    every = [*found, *theirs]
+    before, after, pairs = _read(every, size)
     train, test = _divided(before, seed)
     mine = torch.tensor([not name.startswith(OTHERS) for name in before.classes])
     test = test[mine[before.labels[test]]]
@@ -195,19 +202,23 @@ def check(
     guessing = _guessing(own if theirs else test_set, mine)
     pairs = [pair for pair in pairs if not pair[2].startswith(OTHERS)]
     lines: list[Line] = []
-    if (chance := 100 / math.sqrt(len(test_set))) > 100 - guessing:
+    if (chance := by_chance(len(test_set))) > 100 - guessing:
         report(
-            f"with {len(test_set)} held-out pictures no training will say anything: chance alone "
-            f"is worth {chance:.0f} points of the {100 - guessing:.0f} above guessing. Take more "
-            "pictures"
+            f"with {len(test_set)} held-out pictures the report cannot say anything: results "
+            f"differ by up to {chance:.0f} points by chance, and there are {100 - guessing:.0f} "
+            "between guessing and naming all rightly. Take more pictures"
         )
+    report("getting a network that was trained on other pictures")
+    named, backbone = _backbone(features_of, store)
 
-    def measured(some: ImageSet, exploiter: Exploiter) -> float:
+    def measured(
+        some: ImageSet, exploiter: Exploiter, net: Op = NET, on: ImageSet = test_set
+    ) -> float:
         training, _ = exploit(
             some,
-            test_set,
+            on,
             exploiter,
-            NET,
+            net,
             _recipe(len(some)),
             seed=seed,
             precision=fastest_precision(),
@@ -222,6 +233,11 @@ def check(
     for does, exploiter in FILTERS.items():
         line(does, measured(own, exploiter), measured(copies, exploiter))
     whole = next(entry.clean for entry in lines if entry.does == "cropping and mirroring")
+    larger = [some.select(rows) for some in _read(every, 2 * size)[:2] for rows in (train, test)]
+    line(
+        f"a ResNet-18 with the usual first layers, at {2 * size} x {2 * size} pixels",
+        *(measured(some, EXPLOITERS["standard"], USUAL, larger[1]) for some in larger[::2]),
+    )
     for share in SHARES:
         mixed = _partly(own, copies, share, seed)
         does = f"finding {1 - share:.0%} of your pictures unprotected elsewhere"
@@ -366,7 +382,7 @@ def _backbone(wanted: Features, store: Store | None) -> tuple[str, nn.Module]:
 
 
 def _alike(pairs: list[Pair]) -> tuple[float, float]:
-    """Mean PSNR in decibels and mean SSIM of pictures and copies, at their own size."""
+    """Mean PSNR in decibels and mean SSIM of pictures and copies, of their middle."""
     from torchmetrics.functional import image as metrics  # Lightning comes with it, slowly
 
     found = []

@@ -216,6 +216,8 @@ def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, An
         return nothing | {"outcome": NOT_TESTED}
     sides = [_values(frame, test[side], test) for side in ("left", "right") if side in test]
     if "times" in test:
+        if sides[1].mean() <= 0:  # a share of nothing
+            return nothing | {"outcome": NOT_TESTED}
         sides[1] = test["times"] * sides[1]
     if min(map(len, sides)) < ENOUGH:  # one run is compared with that of the same seed
         common = set.intersection(*(set(side.index) for side in sides))
@@ -249,7 +251,7 @@ def _values(frame: pd.DataFrame, selector: Mapping[str, str], test: Mapping[str,
         rows = rows[rows[column] == wanted]
     if rows["seed"].duplicated().any():
         raise ValueError(f"claims.toml: {dict(selector)} names several results for one seed")
-    return MEASURES[test.get("value", "accuracy")](rows.set_index("seed"))
+    return MEASURES[test.get("value", "accuracy")](rows.set_index("seed")).dropna()
 
 
 def _together(outcomes: list[str]) -> str:

@@ -206,10 +206,10 @@ class Perturbation:
 
         Args:
             images: the pictures at that size. Their fingerprint is another one, so that nothing but
-                their number can be checked.
+                their number can be checked; of class-wise noise, that there are enough classes.
 
         Raises:
-            ValueError: another number of pictures, or of classes for class-wise noise.
+            ValueError: another number of pictures, or more classes than class-wise noise has.
         """
         if self.kind == "class_wise":
             return self.fitted_to(images)

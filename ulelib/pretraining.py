@@ -8,6 +8,7 @@ Unlearnable Examples*; their repository never had its code.
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ulelib.exploiters import SEED_OFFSET, Recipe
 from ulelib.machine import device, logits, to_float
 from ulelib.perturbation import Perturbation
 from ulelib.settings import Op
-from ulelib.views import view
+from ulelib.views import View, view
 
 NEIGHBOURS = 200  # of Wu et al., CVPR 2018, and of nearly every evaluation since
 BANK = 5000  # clean images, drawn, that the curve's neighbours are sought among
@@ -42,8 +43,8 @@ class Pretraining:
     Attributes:
         accuracy: of a linear classifier on the features, clean test images, in percent.
         knn: of 200 nearest neighbours on the same, in percent.
-        untrained: the accuracy that the same network's features had before it learned: what is
-            beyond that is what the images taught.
+        untrained: the accuracy that the same network's features had before it learned, but for the
+            means and variances of its batch norms: what is beyond that is what the images taught.
         curve: of the neighbours after each epoch, on the first `Recipe.curve_images` test images,
             among 5,000 clean training images.
         spread: mean standard deviation of what the head returns for the test images, at unit
@@ -104,12 +105,9 @@ def pretrain(
     generator = torch.Generator().manual_seed(seed)
     pixels, augment = train_set.images.to(device()), view(contrastive.augment)
     model = contrastive.build(net, train_set, seed)
-    untrained = linear_probe(
-        features(model.backbone, clean_set, precision),
-        clean_set,
-        features(model.backbone, test_set, precision),
-        test_set,
-    )
+    fresh = _normed(model.backbone, clean_set, augment, recipe.batch_size, seed, precision)
+    known, seen = (features(fresh, some, precision) for some in (clean_set, test_set))
+    untrained = linear_probe(known, clean_set, seen, test_set)
     optimizer = recipe.optimizer(model)
     scheduler = recipe.scheduler(optimizer, recipe.epochs * steps)
     # Drawn, since a folder's images stand class by class; the same for all seeds.
@@ -157,6 +155,21 @@ def pretrain(
         seconds=time.perf_counter() - started,
     )
     return shows, model.backbone
+
+
+@torch.no_grad()
+def _normed(
+    backbone: nn.Module, images: ImageSet, augment: View, batch: int, seed: int, precision: str
+) -> nn.Module:
+    """A copy whose batch norms have seen one view of each image, and whose weights are as drawn.
+
+    With the mean 0 and variance 1 that batch norms start with, an untrained network is another one
+    than any that was trained: its features are several points better.
+    """
+    fresh, generator = copy.deepcopy(backbone).train(), torch.Generator().manual_seed(seed)
+    for part in images.images.to(device()).split(batch):
+        logits(fresh, augment(to_float(part), generator), precision)
+    return fresh
 
 
 @torch.no_grad()

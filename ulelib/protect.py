@@ -88,7 +88,8 @@ class Job:
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
             (before lossy coding).
         size: pixels at which noise is made, a side; None: `SIZES`. Noise of few pixels is smooth
-            in a picture, withstands scaling and coding, and is seen more easily.
+            in a picture: networks that see little detail see it, too, a gray filter undoes it, and
+            people see it more easily.
         format: of what is written: "keep", each picture's own; "png"; or "jpg".
         quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG,
             else 95.
@@ -420,7 +421,8 @@ def _write_all(
                 state.wrote(targets[place], notes)
             except OSError as error:
                 raise OSError(
-                    f"{target} cannot be written: {error.strerror or error}. What is done stays: "
+                    f"{error.filename or target} cannot be written: {error.strerror or error}. "
+                    "What is done stays: "
                     "make room, then give the same command, which goes on from there"
                 ) from error
         if notes:
@@ -610,7 +612,8 @@ def _add(picture: Image.Image, delta: torch.Tensor, strength: int) -> Image.Imag
 
 
 class _State:
-    """What is kept in the output folder while the work is under way: its job, and the noise.
+    """What is kept in the output folder while the work is under way: its job, the noise, and what
+    is written.
 
     Args:
         told: what the work is about.
@@ -629,24 +632,28 @@ class _State:
 
     def __enter__(self) -> _State:
         job = self.folder / "job.json"
-        if not job.is_file():
-            if self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir()):
-                raise Refused(
-                    f"{self.out} is not empty, and no unfinished work is in it: name a new folder "
-                    "for what is written"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(job, self.told.encode())
-        elif job.read_text(encoding="utf-8") != self.told:
+        filled = self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir())
+        if filled and not job.is_file():
             raise Refused(
-                f"{self.out} has an unfinished work with other pictures or settings: give it the "
-                "same ones to go on, or name a new folder"
+                f"{self.out} is not empty, and no unfinished work is in it: name a new folder for "
+                "what is written"
             )
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock", timeout=0)
         try:
             self.lock.acquire()
         except Timeout:
             raise Refused(f"another process is at work in {self.out}") from None
+        if not job.is_file() or job.read_text(encoding="utf-8") != self.told:
+            if filled:
+                self.lock.release()
+                raise Refused(
+                    f"{self.out} has an unfinished work with other pictures or settings: give it "
+                    "the same ones to go on, or name a new folder"
+                )
+            for stale in (self.file, self.journal):  # of a work that wrote no picture
+                stale.unlink(missing_ok=True)
+            write_bytes(job, self.told.encode())
         for part in self.out.rglob(f".*{PART}"):  # of a run that was killed
             part.unlink()
         return self
@@ -678,7 +685,7 @@ class _State:
         """A picture is written, and this is different in it."""
         line = json.dumps({"picture": str(target), "notes": notes})
         with self.writing, self.journal.open("a", encoding="utf-8") as opened:
-            opened.write(f"{line}\n")
+            opened.write(f"\n{line}\n")  # a line before may have been torn by a kill
 
     def written(self) -> dict[str, list[str]]:
         """What an interrupted run wrote; what it did not note down whole is written again."""
