@@ -87,6 +87,13 @@ def contents(root: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def ended_before_writing(folder: Path, out: Path) -> None:
+    """A run that made its noise, and no picture."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        protect(folder, out, QUICK)
+
+
 class TestFolder:
     def test_what_can_be_is_protected_and_the_rest_told(self, folder: Path) -> None:
         before = contents(folder)
@@ -230,9 +237,7 @@ class TestGoingOn:
         assert len(again) == 19 - 3  # the first of four files is the job's
         assert report.changed == whole_report.changed
 
-    def test_what_was_not_noted_down_whole_is_written_again(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_was_not_noted_down_whole_is_written_again(self, folder: Path) -> None:
         """A kill in the middle of a line, or a stranger's journal."""
         out = folder.parent / "out"
         state = module._State(out, {})
@@ -243,13 +248,9 @@ class TestGoingOn:
         state.wrote(Path("a/3.png"), [])
         assert state.written() == {"a/1.png": ["CMYK became RGB"], "a/3.png": []}
 
-    def test_a_work_that_wrote_nothing_gives_way_to_another(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_work_that_wrote_nothing_gives_way_to_another(self, folder: Path) -> None:
         out = folder.parent / "out"
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-            patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
-            protect(folder, out, QUICK)
+        ended_before_writing(folder, out)
         assert (out / module.STATE / "delta.safetensors").is_file()
         protect(folder, out, Job(method="CSD", size=16, strength=2))
         name = Path("others", "0.png")
@@ -306,13 +307,9 @@ class TestGoingOn:
         monkeypatch.setattr(module, "_write_all", second)
         assert protect(folder, out, QUICK).written == 19
 
-    def test_noise_of_other_pictures_is_not_written(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_noise_of_other_pictures_is_not_written(self, folder: Path) -> None:
         out = folder.parent / "out"
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-            patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
-            protect(folder, out, QUICK)
+        ended_before_writing(folder, out)
         foreign = Perturbation(torch.zeros(19, 3, 16, 16), "sample_wise", 8 / 255, "x", "0" * 16)
         foreign.save(out / module.STATE / "delta.safetensors")
         with pytest.raises(ValueError, match="made for other images.*remove .*delta.safetensors"):
@@ -565,10 +562,7 @@ class TestCommand:
     def test_does_not_trust_the_state_of_a_stranger(self, folder: Path, tmp_path: Path) -> None:
         """A delta that is no perturbation is an error, and runs no code."""
         out = tmp_path / "out"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_write_all", lambda *_: (_ for _ in ()).throw(OSError("full")))
-            with pytest.raises(OSError, match="full"):
-                protect(folder, out, QUICK)
+        ended_before_writing(folder, out)
         (out / module.STATE / "delta.safetensors").write_bytes(b"cos\nsystem\n")
         told = CliRunner().invoke(
             main, ["protect", str(folder), "--out", str(out), "--method", "CSD", "--size", "16"]

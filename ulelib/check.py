@@ -45,7 +45,8 @@ from ulelib.store import Store, write_bytes, write_text
 
 # Not the network that noise is made with (`profiles.CPU.loop.net`).
 NET = op("resnet18", width=0.25, blocks=1)
-# What people take for photographs. Its first layers see noise of few pixels, and little else.
+# What people take for photographs. Its first layers halve a picture twice, so that fine noise is
+# hard to see for it (the book's page 14b).
 USUAL = op("resnet18", width=0.5, stem="torchvision")
 STEPS = 400  # of each training, at least: networks learn pictures before they learn fine noise
 HELD_OUT = 0.25  # of each class

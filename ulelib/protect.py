@@ -422,8 +422,8 @@ def _write_all(
             except OSError as error:
                 raise OSError(
                     f"{error.filename or target} cannot be written: {error.strerror or error}. "
-                    "What is done stays: "
-                    "make room, then give the same command, which goes on from there"
+                    "What is done stays: make room, then give the same command, which goes on from "
+                    "there"
                 ) from error
         if notes:
             changed[shown(photo.name)] = "; ".join(notes)
