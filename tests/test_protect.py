@@ -257,6 +257,20 @@ class TestGoingOn:
         moved = levels(Image.open(out / name)) - levels(Image.open(folder / name))
         assert 0 < np.abs(moved).max() <= 2
 
+    def test_what_another_wrote_before_it_gave_the_lock_back_is_seen(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, acquire = folder.parent / "out", module.FileLock.acquire
+        ended_before_writing(folder, out)
+
+        def late(lock: Any, *arguments: Any, **named: Any) -> Any:
+            (out / "0.png").write_bytes(b"of the other work")
+            return acquire(lock, *arguments, **named)
+
+        monkeypatch.setattr(module.FileLock, "acquire", late)
+        with pytest.raises(Refused, match="unfinished work with other"):
+            protect(folder, out, Job(method="CSD", size=16, strength=2))
+
     def test_tells_how_far_it_is_and_can_be_stopped(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -108,7 +108,8 @@ def about(lab: Lab, **own: str) -> Markdown:
         "profile": f"`{profile.name}`",
         "data": _images(lab.train_set.name, len(lab.train_set), len(lab.test_set)),
         "network": f"{loop.net}, defender and exploiter, unless the page says another"
-        + "; its first layer is fixed" * (loop.net.name == "convnet"),
+        + "; its first layer is fixed"
+        * (loop.net.name == "convnet" and dict(loop.net.options).get("stem", "haar") == "haar"),
         "Algorithm 1": (
             f"ε = {255 * loop.inner.epsilon:.3g}/255, {loop.inner.steps} inner steps of "
             f"{255 * loop.inner.step:.3g}/255 in each round, {loop.outer_batches} training batches "

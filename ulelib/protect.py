@@ -632,8 +632,7 @@ class _State:
 
     def __enter__(self) -> _State:
         job = self.folder / "job.json"
-        filled = self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir())
-        if filled and not job.is_file():
+        if self._filled() and not job.is_file():
             raise Refused(
                 f"{self.out} is not empty, and no unfinished work is in it: name a new folder for "
                 "what is written"
@@ -645,7 +644,7 @@ class _State:
         except Timeout:
             raise Refused(f"another process is at work in {self.out}") from None
         if not job.is_file() or job.read_text(encoding="utf-8") != self.told:
-            if filled:
+            if self._filled():  # asked again: whoever had the lock until now may have written
                 self.lock.release()
                 raise Refused(
                     f"{self.out} has an unfinished work with other pictures or settings: give it "
@@ -660,6 +659,10 @@ class _State:
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
+
+    def _filled(self) -> bool:
+        """Whether anything but this state is in the output folder."""
+        return self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir())
 
     def noise(self, images: ImageSet) -> Perturbation | None:
         """What an interrupted run made.
