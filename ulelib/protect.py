@@ -83,10 +83,10 @@ class Job:
     """How pictures are protected.
 
     Attributes:
-        method: one of `METHODS`; the default is the one whose worst is best on the book's page 14b,
-            over the networks and sizes of exploiters that filter nothing.
+        method: one of `METHODS`; the default is the one whose worst, at strength 16, is best on the
+            book's page 14b, over the networks and sizes of exploiters that filter nothing.
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
-            (before lossy coding).
+            (before lossy coding). The default is hard to see, and leaves an exploiter more than 16.
         size: pixels at which noise is made, a side; None: `SIZES`. Noise of few pixels is smooth
             in a picture: networks that see little detail see it, too, a gray filter undoes it, and
             people see it more easily.

@@ -461,9 +461,9 @@ def verdict_counts(frame: pd.DataFrame, export: str) -> str:
 
     Args:
         frame: of `comparison_table`.
-        export: "exact" or "as_released"; clean images count with both.
+        export: "exact" or "as_released"; clean images have none and do not count.
     """
-    rows = frame[frame[("", "export")].isin((export, "-"))]
+    rows = frame[frame[("", "export")] == export]
     verdicts = rows.xs("verdict", axis=1, level=1).to_numpy().ravel()
     counts = pd.Series(verdicts)[lambda label: ~label.isin([ABSENT, REFERENCE])].value_counts()
     return ", ".join(f"{n} {label}" for label, n in counts.items())
