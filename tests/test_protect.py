@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 import struct
 from pathlib import Path
 from typing import Any
@@ -543,14 +544,16 @@ class TestSpread:
 
 
 class TestCommand:
-    def test_tells_what_was_done(self, folder: Path) -> None:
-        out = folder.parent / "out"
+    def test_tells_what_was_done_and_how_to_ask_what_it_is_worth(self, folder: Path) -> None:
+        out = folder.parent / "what is out"
         told = CliRunner().invoke(
             main, ["protect", str(folder), "--out", str(out), "--method", "CSD", "--size", "16"]
         )
         assert told.exit_code == 0, told.output
         assert "19 pictures protected" in told.output and "Left out, 7:" in told.output
         assert "tiny.png: it is smaller than 16 pixels" in told.output
+        command = told.output.rpartition("is worth: ")[2]
+        assert shlex.split(command) == ["ulelib", "check", str(folder), str(out)]
 
     @pytest.mark.parametrize(
         ("options", "message"),

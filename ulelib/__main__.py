@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,7 +39,8 @@ def main() -> None:
     type=int,
     default=Job.strength,
     show_default=True,
-    help="The most that a channel of a pixel changes, in gray levels, before JPEG or WebP coding.",
+    help="The most that a channel of a pixel changes, in gray levels, before JPEG or WebP coding. "
+    "8 is hard to see; 16 may show, and protects better.",
 )
 @click.option(
     "--size",
@@ -75,7 +77,9 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
         report = protect(folder, out, job, others, report=tqdm.write)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    for line in (*report.lines(), f"They are in {out}."):
+    asked = ["ulelib", "check", str(folder), str(out), *(["--others", str(others)] * bool(others))]
+    told = f"They are in {out}. What that is worth: {shlex.join(asked)}"
+    for line in (*report.lines(), told):
         click.echo(line)
 
 
