@@ -40,7 +40,7 @@ def main() -> None:
     default=Job.strength,
     show_default=True,
     help="The most that a channel of a pixel changes, in gray levels, before JPEG or WebP coding. "
-    "8 is hard to see; 16 may show, and protects better.",
+    "16 may show; 8 is hard to see, and protects far less.",
 )
 @click.option(
     "--size",

@@ -1,6 +1,6 @@
 """Protect a folder of pictures of any sizes: the defender for people who are no researchers.
 
-    report = protect("pictures", "protected", Job(strength=8))
+    report = protect("pictures", "protected", Job(strength=16))
 
 Noise is made at a working size, for the middle square of each picture as an exploiter would cut it
 out, and carried to the picture's own size, so that it comes back when the exploiter scales the
@@ -83,10 +83,11 @@ class Job:
     """How pictures are protected.
 
     Attributes:
-        method: one of `METHODS`; the default is the one whose worst, at strength 16, is best on the
-            book's page 14b, over the networks and sizes of exploiters that filter nothing.
+        method: one of `METHODS`; the default is the one whose worst is best on the book's page 14b,
+            over the networks and sizes of exploiters that filter nothing.
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
-            (before lossy coding). The default is hard to see, and leaves an exploiter more than 16.
+            (before lossy coding). The default is *Going Grayscale*'s bound on ImageNet; it may
+            show. Half of it is hard to see, and half of what there is to learn gets through (14b).
         size: pixels at which noise is made, a side; None: `SIZES`. Noise of few pixels is smooth
             in a picture: networks that see little detail see it, too, a gray filter undoes it, and
             people see it more easily.
@@ -98,7 +99,7 @@ class Job:
     """
 
     method: Named = "CSD"
-    strength: Annotated[int, Field(ge=1, le=64)] = 8
+    strength: Annotated[int, Field(ge=1, le=64)] = 16
     size: Annotated[int, Field(ge=8, le=512)] | None = None
     format: Format = "keep"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
