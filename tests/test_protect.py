@@ -581,7 +581,6 @@ class TestCommand:
         out = tmp_path / "out"
         ended_before_writing(folder, out)
         (out / module.STATE / "delta.safetensors").write_bytes(b"cos\nsystem\n")
-        told = CliRunner().invoke(
-            main, ["protect", str(folder), "--out", str(out), "--method", "CSD", "--size", "16"]
-        )
+        quick = ["--method", "CSD", "--size", "16", "--strength", "8"]
+        told = CliRunner().invoke(main, ["protect", str(folder), "--out", str(out), *quick])
         assert told.exit_code == 1 and "is not a perturbation" in told.output
