@@ -128,5 +128,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _lines(stages: dict[str, dict[str, Any]]) -> str:
     """JSON with one line a stage: short, and a change of one stage is a change of one line."""
-    lines = [f"{json.dumps(key)}: {json.dumps(stages[key])}" for key in sorted(stages)]
+    compact = (",", ":")  # the file of a whole book stays below 1.5 MB
+    lines = [
+        f"{json.dumps(key)}:{json.dumps(stages[key], separators=compact)}" for key in sorted(stages)
+    ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
