@@ -166,8 +166,13 @@ SMOKE = Profile(
     seeds=1,
 )
 
+WIDTHS = (32, 64, 128)
+# The network of the cpu profile with the first layer that version 0.1.0 had: it protects less, and
+# pages that ask whether the network is the reason take it for defender and exploiter.
+LEARNED_STEM = op("convnet", stem="learned", widths=WIDTHS)
+
 CPU_LOOP = Bilevel(
-    net=op("convnet", widths=(32, 64, 128)),
+    net=op("convnet", widths=WIDTHS),
     # A quarter of the paper's steps, twice as long. What the paper's twenty change is measured on
     # the page 05b.
     inner=Pgd(step=1.6 / 255, steps=5),
