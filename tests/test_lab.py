@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -340,7 +341,8 @@ def test_two_pages_share_their_stages_and_let_go_of_old_ones(
         lab.save(name)
 
     def kept() -> int:
-        return len(json.loads((tmp_path / "smoke" / "stages.json").read_text()))
+        lines = [path.read_text() for path in (tmp_path / "smoke" / "stages").glob("*.json")]
+        return sum(len(json.loads(text)) for text in lines)
 
     page("one", ["clean", "ULEO"])
     assert kept() == 3
@@ -382,8 +384,8 @@ def test_what_the_store_holds_goes_before_what_was_recorded(
     lab = Lab("smoke", store=folder)
     lab.table([lab.cell("ULEO")])
     lab.save("page")
-    path = tmp_path / "results" / "smoke" / "stages.json"
-    path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1e6, "once": '))
+    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
+        path.write_text(path.read_text().replace('"seconds":', '"seconds":1e6,"once":'))
     again = Lab("smoke", store=folder, keep=True)
     again.table([again.cell("ULEO")])
     assert all("once" not in record["result"] for record in again.records().values())
@@ -400,9 +402,9 @@ def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
     wanted, noise = [cell.stage for cell in cells], lab.noise("ULEO")
     whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
     assert whole.unknown(wanted) == empty.unknown(wanted, [noise]) == []
-    path = tmp_path / "results" / "smoke" / "stages.json"
     here = json.dumps(machine.describe()["device"])
-    path.write_text(path.read_text().replace(here, '"another processor"'))
+    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
+        path.write_text(path.read_text().replace(here, '"another processor"'))
     whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
     assert whole.unknown(wanted) == [wanted[1]]  # clean images have no noise
     assert empty.unknown(wanted) == []  # no noise is there, nor made
@@ -417,10 +419,51 @@ def test_a_damaged_record_is_named(
     lab = Lab("smoke", store=folder)
     lab.table([lab.cell("clean")])
     lab.save("page")
-    (tmp_path / "smoke" / "stages.json").write_text(text)
+    (path,) = (tmp_path / "smoke" / "stages").glob("*.json")
+    path.write_text(text)
     for read in (lambda: lab.save("page"), lambda: results.known("smoke")):
-        with pytest.raises(ValueError, match=r"record .*stages\.json is damaged.*make reproduce"):
+        with pytest.raises(ValueError, match=rf"record .*{path.name} is damaged.*make reproduce"):
             read()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"page\.json refers to 1 stages that .*make reproduce"):
+        results.read("page", "smoke")
+
+
+def test_a_page_whose_writing_is_cut_off_refers_to_no_stage_that_is_lost(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever file: what stands there is the page of before, or the new one, and its stages."""
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    old, new = [lab.cell("clean")], [lab.cell("ULEO")]
+    write = results.write_text
+    files: list[int] = []  # that may still be written
+
+    def some(path: Path, text: str) -> None:
+        files.pop()
+        write(path, text)
+
+    monkeypatch.setattr(results, "write_text", some)
+    for number in range(8):
+        for cells, allowed in ((old, 100), (new, number)):
+            files[:] = range(allowed)
+            lab.shown, lab.made = {}, {}
+            lab.table(cells)
+            with contextlib.suppress(IndexError):
+                lab.save("page")
+        frame, _ = results.read("page", "smoke")
+        assert list(frame.defender) in (["clean"], ["ULEO"])
+    assert list(frame.defender) == ["ULEO"]
+
+
+def test_what_an_earlier_version_left_beside_the_pages_is_no_page(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    lab.table([lab.cell("clean")])
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "stages.json").write_text('{"0123456789abcdef": {"spec": {}}}')
+    lab.save("page")
+    assert results.pages("smoke") == ["page"]
 
 
 def test_records_that_cannot_be_kept_say_what_to_set(
@@ -450,7 +493,8 @@ def test_a_page_that_is_tried_out_leaves_the_books_records_alone(
     monkeypatch.delenv("ULELIB_RESULTS", raising=False)
     written: list[Path] = []
     monkeypatch.setattr(results, "write_text", lambda path, text: written.append(path))
-    monkeypatch.setattr(results, "_read", lambda path: {"stages": []})
+    monkeypatch.setattr(results, "_pages", lambda folder: {})
+    monkeypatch.setattr(results, "_write_stages", lambda folder, stages: None)
     lab.save("page")
     assert written[0].parts[-4:] == ("_build", "results", "smoke", "page.json")
 

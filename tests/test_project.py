@@ -38,7 +38,7 @@ PAGES = sorted(
     for path in (ROOT / "book").rglob("*.ipynb")
     if "_build" not in path.relative_to(ROOT).parts
 )
-RECORDS = sorted(path for path in (ROOT / "results").glob("*/*.json") if path.stem != "stages")
+RECORDS = sorted((ROOT / "results").glob("*/*.json"))
 REQUIRED = [
     "README.md",
     "LICENSE",

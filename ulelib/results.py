@@ -1,7 +1,12 @@
-"""The records behind the pages: small JSON files, one a page and one for all stages of a profile.
+"""The records behind the pages: small JSON files, one a page, and some with the stages behind them.
 
     results/cpu/05_grayaug.json    the page's cells: names, and the key of the training
-    results/cpu/stages.json        every stage behind the profile's pages, once: spec, numbers
+    results/cpu/stages/0.json      every stage whose key begins with 0, once: spec, numbers
+    ...
+    results/cpu/stages/f.json
+
+A stage stands in the file of its key's first digit: however many seeds a book has, its files stay
+small, and a change of one stage is a change of one line.
 
 `make reproduce` writes them to `results`, everything else to `_build/results`.
 """
@@ -19,7 +24,7 @@ from filelock import FileLock
 from ulelib import machine
 from ulelib.store import write_text
 
-STAGES = "stages.json"
+STAGES = "stages"  # a folder, beside the pages
 
 
 def row(names: dict[str, Any], key: str, stage: dict[str, Any]) -> dict[str, Any]:
@@ -70,12 +75,11 @@ def save(page: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Path:
     path = folder / f"{page['page']}.json"
     record = {**page, "stages": sorted(stages), **machine.made_by()}
     with FileLock(folder / f".{STAGES}.lock"):
+        every = _known_in(folder) | stages
+        _write_stages(folder, every)  # before the page: no page may refer to what is not there
         write_text(path, json.dumps(record, indent=1) + "\n")
-        known = _read(folder / STAGES) if (folder / STAGES).exists() else {}
-        pages = [_read(one) for one in folder.glob("*.json") if one.name != STAGES]
-        wanted = {key for one in pages for key in one["stages"]}
-        kept = {key: stage for key, stage in (known | stages).items() if key in wanted}
-        write_text(folder / STAGES, _lines(kept))
+        wanted = {key for one in _pages(folder).values() for key in one["stages"]}
+        _write_stages(folder, {key: stage for key, stage in every.items() if key in wanted})
     return path
 
 
@@ -87,6 +91,7 @@ def read(page: str, profile: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: nothing was saved under that name in that profile; says what to run.
+        ValueError: a record that is damaged, or refers to stages that are not there.
     """
     folder = machine.folder("ULELIB_RESULTS", "results") / profile
     path = folder / f"{page}.json"
@@ -94,7 +99,12 @@ def read(page: str, profile: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise FileNotFoundError(
             f"there is no record {path}; make it with `make reproduce PROFILE={profile}`"
         )
-    record, stages = _read(path), _read(folder / STAGES)
+    record, stages = _read(path), _known_in(folder)
+    if lost := set(record["stages"]) - set(stages):
+        raise ValueError(
+            f"the record {path} refers to {len(lost)} stages that {folder / STAGES} lacks: take "
+            "them back from git, or run `make reproduce`"
+        )
     record["stages"] = {key: stages[key] for key in record["stages"]}
     rows = []
     for cell in record["cells"]:
@@ -105,14 +115,26 @@ def read(page: str, profile: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def known(profile: str) -> dict[str, dict[str, Any]]:
     """The stages that a profile's records hold, by key, of `stages.record`; {} without a record."""
-    path = machine.folder("ULELIB_RESULTS", "results") / profile / STAGES
-    return _read(path) if path.exists() else {}
+    return _known_in(machine.folder("ULELIB_RESULTS", "results") / profile)
 
 
 def pages(profile: str) -> list[str]:
     """The pages that have been recorded in a profile."""
-    folder = machine.folder("ULELIB_RESULTS", "results") / profile
-    return sorted(path.stem for path in folder.glob("*.json") if path.name != STAGES)
+    return sorted(_pages(machine.folder("ULELIB_RESULTS", "results") / profile))
+
+
+def _known_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """`known`, of the folder of a profile."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / STAGES).glob("*.json")):
+        found |= _read(path)
+    return found
+
+
+def _pages(folder: Path) -> dict[str, dict[str, Any]]:
+    """The pages' records in a folder; not what an earlier version left there, a `stages.json`."""
+    records = {path.stem: _read(path) for path in folder.glob("*.json")}
+    return {name: record for name, record in records.items() if "page" in record}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -126,10 +148,16 @@ def _read(path: Path) -> dict[str, Any]:
     return told
 
 
-def _lines(stages: dict[str, dict[str, Any]]) -> str:
-    """JSON with one line a stage: short, and a change of one stage is a change of one line."""
-    compact = (",", ":")  # the file of a whole book stays below 1.5 MB
-    lines = [
-        f"{json.dumps(key)}:{json.dumps(stages[key], separators=compact)}" for key in sorted(stages)
-    ]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def _write_stages(folder: Path, stages: dict[str, dict[str, Any]]) -> None:
+    """One line a stage, in the file of its key's first digit; files that stay the same are left."""
+    lines: dict[str, list[str]] = {}
+    for key in sorted(stages):
+        told = json.dumps(stages[key], separators=(",", ":"))
+        lines.setdefault(f"{key[0]}.json", []).append(f"{json.dumps(key)}:{told}")
+    for name, mine in lines.items():
+        text, path = "{\n" + ",\n".join(mine) + "\n}\n", folder / STAGES / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    for path in (folder / STAGES).glob("*.json"):
+        if path.name not in lines:
+            path.unlink()
