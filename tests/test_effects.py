@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ulelib.effects import answer, interval, machines, of_exports, of_variants
+from ulelib.effects import (
+    answer,
+    interval,
+    machines,
+    of_exports,
+    of_precision,
+    of_variants,
+)
 
 # standard, gray of each export; a seed adds what it adds to all of them
 ACCURACIES = {
@@ -81,3 +88,31 @@ def test_runs_of_two_kinds_of_processor_are_told() -> None:
     alone = pd.DataFrame({"device": ["A", "A"]})
     assert machines(alone) == ""
     assert "computed on A and B, which" in machines(pd.DataFrame({"device": ["B", "A", "B"]}))
+
+
+def precisions(single: list[float], half: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"defender": "ULEO", "exploiter": "gray", "setting": name, "accuracy": accuracy}
+            for name, runs in (("float32", single), ("bfloat16", half))
+            for accuracy in runs
+        ]
+    )
+
+
+@pytest.mark.parametrize("single", [[61.0], [60.0, 63.5, 58.0]])
+def test_a_precision_is_compared_as_two_samples_of_one_variance(single: list[float]) -> None:
+    half = [50.0, 52.0, 57.0, 49.5]
+    told = of_precision(precisions(single, half)).loc["ULEO", "gray"]
+    mean = sum(single) / len(single) - sum(half) / len(half)
+    if len(single) > 1:
+        low, high = stats.ttest_ind(single, half).confidence_interval(0.95)
+    else:  # the interval in which one more run of the others is expected
+        spread = pd.Series(half).std() * math.sqrt(1 + 1 / len(half)) * stats.t.ppf(0.975, 3)
+        low, high = mean - spread, mean + spread
+    assert told == f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def test_a_precision_alone_is_compared_with_nothing() -> None:
+    assert of_precision(precisions([61.0], [])).loc["ULEO", "gray"] == ""
+    assert of_precision(precisions([61.0], [60.0])).loc["ULEO", "gray"] == "+1.0"

@@ -535,3 +535,33 @@ def test_without_labels_a_method_may_have_its_own_rate() -> None:
         assert stage.recipe.learning_rate == rates.get(
             method, lab.profile.pretraining.learning_rate
         )
+
+
+def test_records_are_gone_on_with_in_the_precision_that_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the machine has; one that has no bfloat16 could keep nothing of another's book."""
+    profile = dataclasses.replace(PROFILES["smoke"], precision="fastest")
+    monkeypatch.setitem(PROFILES, "smoke", profile)
+
+    def precision(fastest: str, *recorded: str) -> str:
+        monkeypatch.setattr(machine, "fastest_precision", lambda: fastest)
+        lab = Lab("smoke", keep=False)
+        lab.known = {f"{n}": {"spec": {"precision": one}} for n, one in enumerate(recorded)}
+        return str(lab.precision)
+
+    assert precision("float32") == "float32" and precision("bfloat16") == "bfloat16"
+    assert precision("float32", "bfloat16") == "bfloat16"
+    assert precision("bfloat16", "float32") == "float32"
+    assert precision("float32", "float32", "bfloat16") == "bfloat16"  # page 05c has both
+    monkeypatch.setitem(PROFILES, "smoke", dataclasses.replace(profile, precision="float32"))
+    assert precision("bfloat16", "bfloat16") == "float32"  # the profile says which
+
+
+def test_a_cell_can_be_measured_in_another_precision() -> None:
+    lab = Lab("smoke")
+    cell = lab.cell("ULEO", precision="bfloat16")
+    assert isinstance(cell.stage, Run) and cell.stage.train[0].noise
+    assert cell.stage.precision == cell.stage.train[0].noise.precision == "bfloat16"
+    assert cell.stage.train[0].noise == lab.noise("ULEO", precision="bfloat16")
+    assert lab.cell("ULEO").stage != cell.stage

@@ -112,6 +112,38 @@ def of_variants(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
+def of_precision(frame: pd.DataFrame) -> pd.DataFrame:
+    """What float32 changes against bfloat16, in points.
+
+    Rounding tells two runs of one seed apart within a few batches, so they are not taken in pairs.
+    The interval is Student's for two samples of one variance, which may be a single run against
+    several: it holds 0 where that run may be one more of them.
+
+    Args:
+        frame: of `Lab.table`; "setting" is the precision, one export.
+
+    Returns:
+        one row a defender; columns standard and gray, each as "mean (low to high)"; "" where one
+        of the two was not measured.
+    """
+    lines: dict[str, dict[str, str]] = {}
+    for (defender, exploiter), runs in frame.groupby(["defender", "exploiter"], sort=False):
+        single, half = (
+            runs.loc[runs["setting"] == name, "accuracy"] for name in ("float32", "bfloat16")
+        )
+        told = ""
+        if len(single) and len(half):
+            told = f"{single.mean() - half.mean():+.1f}"
+        freedom = len(single) + len(half) - 2
+        if told and freedom:
+            squares = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in (single, half))
+            error = math.sqrt(squares / freedom * (1 / len(single) + 1 / len(half)))
+            margin, mean = half_width((error, freedom)), single.mean() - half.mean()
+            told += f" ({span(mean - margin, mean + margin, digits=1)})"
+        lines.setdefault(str(defender), {})[str(exploiter)] = told
+    return pd.DataFrame(lines).T
+
+
 def machines(frame: pd.DataFrame) -> str:
     """What a caption adds where the runs that are compared were not computed on one kind of
     processor; else "".

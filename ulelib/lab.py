@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -144,9 +144,17 @@ class Lab:
 
     @functools.cached_property
     def precision(self) -> Any:
-        """ "float32" or "bfloat16", as the profile and the machine have it."""
+        """ "float32" or "bfloat16", as the profile and the machine have it.
+
+        Records that are kept are gone on with in the precision that they were measured in: bfloat16
+        where they have both, whatever this machine has (see `machine.is_native`).
+        """
         wanted = self.profile.precision
-        return machine.fastest_precision() if wanted == "fastest" else wanted
+        recorded = {record["spec"].get("precision") for record in self.known.values()}
+        if wanted == "fastest":
+            kept = [one for one in ("bfloat16", "float32") if one in recorded]
+            return kept[0] if kept else machine.fastest_precision()
+        return wanted
 
     @functools.cached_property
     def data(self) -> Data:
@@ -178,6 +186,7 @@ class Lab:
         *,
         data: Data | None = None,
         source: Op | None = None,
+        precision: Literal["float32", "bfloat16"] | None = None,
         **changes: Any,
     ) -> Noise:
         """The stage that makes a defender's noise.
@@ -187,6 +196,7 @@ class Lab:
             seed: the lab's first if None.
             data: the profile's if None.
             source: the network it is made with; the profile's if None.
+            precision: the lab's if None.
             changes: settings of its method that differ, e.g. `stop_error=0.05`.
 
         Raises:
@@ -199,9 +209,10 @@ class Lab:
         # A network that is attacked is the source network, trained on these images.
         recipe = profile.recipe_for(self._share(data), source)
         loop = profile.loop if source is None else replace(profile.loop, net=source)
-        setting = Setting(data, replace(profile, loop=loop, recipe=recipe), seed, self.precision)
+        profile = replace(profile, loop=loop, recipe=recipe)
+        setting = Setting(data, profile, seed, precision or self.precision)
         method = replace(DEFENDERS[defender](setting), **changes)  # type: ignore[type-var]
-        return Noise(setting.data, method, seed, self.precision)
+        return Noise(setting.data, method, seed, setting.precision)
 
     def cell(
         self,
@@ -219,6 +230,7 @@ class Lab:
         setting: str = "-",
         index: str = "own",
         noise_after: bool = False,
+        precision: Literal["float32", "bfloat16"] | None = None,
     ) -> Cell:
         """One training, with its names.
 
@@ -235,6 +247,7 @@ class Lab:
             mixture: which images are clean and which protected.
             setting: the cell's name for what else is different.
             index, noise_after: see `stages.Part` and `stages.Run`.
+            precision: of the training, and of noise that is made for it; the lab's if None.
 
         Raises:
             ValueError: an unknown name.
@@ -252,7 +265,7 @@ class Lab:
         if clean and noise is not None:
             raise ValueError('"clean" images have no noise: give the cell another name')
         if not clean and noise is None:
-            noise = self.noise(defender, seed, data=data, source=source)
+            noise = self.noise(defender, seed, data=data, source=source, precision=precision)
         net = net or profile.loop.net
         share = mixture.share * self._share(data)
         common: dict[str, Any] = {
@@ -260,7 +273,7 @@ class Lab:
             "test": data,
             "net": net,
             "seed": seed,
-            "precision": self.precision,
+            "precision": precision or self.precision,
         }
         stage: Run | Pretrained
         if exploiter in unsupervised:

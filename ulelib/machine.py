@@ -57,6 +57,12 @@ def fastest_precision() -> str:
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
 
 
+def is_native(precision: str) -> bool:
+    """Whether the device computes in it: a processor that emulates bfloat16 takes ten times as long
+    as in float32."""
+    return precision == "float32" or fastest_precision() == precision
+
+
 PRECISIONS = ("float32", "bfloat16")
 
 
