@@ -41,7 +41,7 @@ demo: $(STAMP)
 	@$(RUN) tools/demo.py
 
 test: $(STAMP)
-	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 reproduce: $(STAMP)
 	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --seed $(SEED) \

@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -171,6 +172,24 @@ class TestApp:
         quick.join()
         assert "16 pictures protected" in quick.said.value and quick.stop.disabled
         assert names(Path(quick.out.value)) == set(pictures())
+
+    def test_the_cell_run_again_stops_what_nobody_sees_any_more(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protect, "TELL_EACH", 0.0)
+        made, again = protect.protected_file, threading.Event()
+
+        def waiting(*arguments: Any) -> Any:
+            assert again.wait(60)
+            return made(*arguments)
+
+        monkeypatch.setattr(protect, "protected_file", waiting)
+        quick.folder.value = str(folder)
+        quick.start.click()
+        App(str(folder))
+        again.set()
+        quick.join()
+        assert "Stopped. The folder is not finished" in quick.said.value
 
     def test_stop_comes_too_late_for_what_is_done(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch

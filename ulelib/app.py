@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
@@ -57,10 +57,13 @@ class App(widgets.VBox):
     """Choose pictures, protect them, see them before and after, download them, ask for the report.
 
     The work is done in a thread, so that it can be stopped: it ends where it next says something.
+    Running the cell again stops what the app before it does, since its button is gone.
 
     Args:
         folder, others: what the fields for pictures, and for those of other people, say at first.
     """
+
+    _latest: ClassVar[App | None] = None  # of this kernel
 
     def __init__(self, folder: str = "", others: str = "") -> None:
         self._uploads = tempfile.TemporaryDirectory(prefix="ulelib-")
@@ -144,6 +147,9 @@ class App(widgets.VBox):
                 self.report,
             ]
         )
+        if App._latest is not None:
+            App._latest._stop()
+        App._latest = self
 
     # --- what the controls do ----------------------------------------------------------------
 
