@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is not loaded yet; tests 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
+LONG = ("notebooks", "plan", "smoke", "tools", "store", "book", "check", "app")  # test files
 WIDTH = 1280  # pixels of a laptop's window
 # Chromium's own traffic is off, and no name is known to it: a page that needs the network fails.
 FLAGS = (
@@ -26,8 +27,9 @@ FLAGS = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest first: begun last, it would leave one of two workers idle."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    """Long files first: begun last, one would leave the other worker idle."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -63,7 +65,7 @@ def quick_profile(**changes: Any) -> Profile:
         "separation": Separation(start, passes=2, batch_size=50),
         "pretraining": Recipe(epochs=1, batch_size=50, curve_images=50),
         "poison": Pgd(step=4 / 255, steps=2, random_start=True),
-        "recipe": Recipe(epochs=2, batch_size=10, schedule="one_cycle"),
+        "recipe": Recipe(epochs=2, batch_size=10, schedule="one_cycle", curve_images=100),
         "precision": "float32",
     }
     return dataclasses.replace(SMOKE, **(quick | changes))
@@ -110,6 +112,15 @@ def differing_share(first: torch.Tensor, second: torch.Tensor, tolerance: float 
     its sign then differs too: two right implementations agree in nearly all entries, not in all.
     """
     return ((first - second).abs() > tolerance).double().mean().item()
+
+
+def tool(name: str) -> ModuleType:
+    """`tools/NAME.py` as a module; `tools` is no package."""
+    spec = spec_from_file_location(name, PROJECT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def start_python(code: str, **environment: str | Path) -> subprocess.Popen[str]:

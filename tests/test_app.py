@@ -323,6 +323,18 @@ class TestUnpack:
         with pytest.raises(Refused, match="unpacks to 1 files"):
             unpack([uploaded("a.zip", zipped({"a/0.png": b"0" * 101}))], tmp_path / "c")
 
+    def test_two_zip_files_with_one_name_in_both_are_refused(self, tmp_path: Path) -> None:
+        files = [uploaded(f"{n}.zip", zipped({"anna/1.jpg": b"%d" % n})) for n in range(2)]
+        with pytest.raises(Refused, match="two files are named anna/1.jpg"):
+            unpack(files, tmp_path / "new")
+
+    def test_names_that_are_no_text_are_packed(self, tmp_path: Path) -> None:
+        (tmp_path / "in" / "anna").mkdir(parents=True)
+        for name in (b"a\xff.jpg", "\u00e4.jpg".encode()):
+            Path(os.fsdecode(os.fsencode(tmp_path / "in" / "anna") + b"/" + name)).write_bytes(b"x")
+        packed = module._zipped(tmp_path / "in", tmp_path / "out.zip")
+        assert set(zipfile.ZipFile(packed).namelist()) == {"anna/a%xff.jpg", "anna/\u00e4.jpg"}
+
     def test_two_files_of_one_name_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(Refused, match="two files are named 0.png"):
             unpack([uploaded("0.png", b"x"), uploaded("0.png", b"y")], tmp_path / "a")

@@ -52,6 +52,13 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.fixture
+def untrained(quick: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """For what does not depend on what is learned."""
+    monkeypatch.setattr(module, "STEPS", 2)
+    return quick
+
+
 def findings(**changed: Any) -> Findings:
     lines = (
         Line("nothing", 90.0, 20.0, 0.0),
@@ -89,14 +96,14 @@ class TestCheck:
         assert math.isnan(found.psnr)  # no pair differs
 
     def test_copies_in_another_format_are_found(
-        self, folders: tuple[Path, Path], quick: Store
+        self, folders: tuple[Path, Path], untrained: Store
     ) -> None:
         clean, made = folders
         (made / "red" / "0.png").rename(made / "red" / "0.webp")
         (made / "red" / "1.png").rename(made / "red" / "1.png.png")
         (made / "red" / "2.png").unlink()
         (made / "red" / "3.png").write_bytes(b"broken")
-        found = check(clean, made, size=16, store=quick)
+        found = check(clean, made, size=16, store=untrained)
         assert found.missing == ("red/2.png",) and found.unused == 1
         assert found.trained + found.held_out == 30
 
@@ -128,7 +135,7 @@ class TestCheck:
         assert missing == ["a/phone.heic"]
 
     def test_what_chance_will_decide_is_said_before_anything_is_trained(
-        self, folders: tuple[Path, Path], quick: Store, monkeypatch: pytest.MonkeyPatch
+        self, folders: tuple[Path, Path], untrained: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for folder in folders:
             for file in folder.glob("*/?.png"):
@@ -143,7 +150,7 @@ class TestCheck:
             return "nothing", torch.nn.Flatten()
 
         monkeypatch.setattr(module, "_backbone", trained)
-        found = check(*folders, size=16, store=quick, report=said.append)
+        found = check(*folders, size=16, store=untrained, report=said.append)
         assert found.held_out == 2 and found.undecided == list(found.lines)
         assert said[0].startswith("with 2 held-out pictures the report cannot say anything")
         assert said[2] == "a training"
@@ -159,6 +166,14 @@ class TestCheck:
             check(tmp_path / "a", tmp_path / "b")
         with pytest.raises(Refused, match="not a folder"):
             check(tmp_path / "a", tmp_path / "none")
+
+
+def test_too_few_of_ones_own_among_others(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    clean, made = folders
+    (tmp_path / "few").mkdir()
+    shutil.copy(clean / "red" / "0.png", tmp_path / "few")
+    with pytest.raises(Refused, match="4 or more readable pictures of your own"):
+        check(tmp_path / "few", made / "red", others=clean, size=16)
 
 
 def test_held_out_pictures_are_in_no_training() -> None:
@@ -238,7 +253,7 @@ class TestReport:
         assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == 3
 
 
-def test_command(folders: tuple[Path, Path], quick: Store, tmp_path: Path) -> None:
+def test_command(folders: tuple[Path, Path], untrained: Store, tmp_path: Path) -> None:
     page = tmp_path / "worth.html"
     arguments = ["check", *map(str, folders), "--report", str(page), "--size", "16"]
     told = CliRunner().invoke(main, arguments)

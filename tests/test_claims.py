@@ -176,6 +176,7 @@ def test_a_setting_that_is_not_named_is_the_plain_one(judged: Any) -> None:
         ({"exact": [LEANS[True]], "as released": ["fails"]}, "fails as released, else open"),
         ({"exact": ["holds"], "as released": ["open"]}, "holds exact, else open"),
         ({"exact": ["holds"], "as released": [LEANS[False]]}, "holds exact, else open"),
+        ({"a": ["holds"], "b": ["fails"], "c": ["open"]}, "holds a, fails b, else open"),
         ({"": [LEANS[True], LEANS[True]]}, "open, leans to yes"),
         ({"": [LEANS[True], LEANS[False]]}, "open, leans to no"),
         ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open, leans both ways"),

@@ -116,3 +116,9 @@ def test_a_precision_is_compared_as_two_samples_of_one_variance(single: list[flo
 def test_a_precision_alone_is_compared_with_nothing() -> None:
     assert of_precision(precisions([61.0], [])).loc["ULEO", "gray"] == ""
     assert of_precision(precisions([61.0], [60.0])).loc["ULEO", "gray"] == "+1.0"
+
+
+def test_two_exports_are_not_averaged() -> None:
+    variant = frame().assign(defender="ULEO (variant)")
+    with pytest.raises(ValueError, match="several results of one seed"):
+        of_variants(pd.concat([frame(), variant]), "ULEO")

@@ -98,7 +98,7 @@ def test_a_named_profile_never_swaps_its_data(name: str, monkeypatch: pytest.Mon
         raise DataUnavailable("no network and no data: set ULELIB_DATA")
 
     monkeypatch.setattr(stages.data, "load", none)
-    stages.images.cache_clear()
+    stages._loaded.cache_clear()
     lab = Lab(name)
     assert lab.profile.name == name
     with pytest.raises(DataUnavailable, match=f"profile '{name}' needs cifar10: .*ULELIB_DATA"):
@@ -409,6 +409,9 @@ def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
     assert whole.unknown(wanted) == [wanted[1]]  # clean images have no noise
     assert empty.unknown(wanted) == []  # no noise is there, nor made
     assert empty.unknown(wanted, [noise]) == [wanted[1]]
+    # What is new makes the noise here, and then the other one is not kept beside it.
+    new = empty.cell("ULEO", "gray").stage
+    assert empty.unknown([*wanted, new]) == [wanted[1], new]
 
 
 @pytest.mark.parametrize("text", ["", "[1", "<<<<<<< ours"])

@@ -340,3 +340,24 @@ def test_a_worker_that_joins_late_and_does_not_reach_the_store_says_so(tmp_path:
     """It would compute into a folder of its own, and the plan would wait for ever."""
     with pytest.raises(OSError, match="does not reach the store"):
         plan._compute_shared(wanted()[0], str(tmp_path), "no-such-token")
+
+
+def test_workers_that_come_later_are_given_work(tmp_path: Path) -> None:
+    work: Any = SimpleNamespace(_max_workers=1)
+    asked, fixed = (plan._Plan({}, Store(tmp_path), work, at_once) for at_once in (None, 2))
+    assert (asked._width(), fixed._width()) == (1, 2)
+    work._max_workers = 16
+    assert (asked._width(), fixed._width()) == (16, 2)
+
+
+class Stranger(plan.InProcess):
+    """A worker of another version, whose artifacts are not those that were asked for."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return super().submit(lambda: {"artifact.json": b"{}"})
+
+
+def test_what_a_worker_sends_and_cannot_be_used_costs_its_stage(tmp_path: Path) -> None:
+    with pytest.raises(plan.PlanFailed, match="2 of 4") as caught:
+        plan.run(wanted(), Store(tmp_path), Stranger())
+    assert "training: standard, convnet" in caught.value.exceptions[0].__notes__[0]

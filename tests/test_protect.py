@@ -193,6 +193,12 @@ class TestFolder:
             protect(folder, out, QUICK)
         assert contents(out).keys() == {"mine"}
 
+    def test_what_a_file_manager_left_is_not_something(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        out.mkdir()
+        (out / ".DS_Store").write_text("x")
+        assert protect(folder, out, QUICK).written
+
     def test_names_that_would_fall_together_stay_apart(self, tmp_path: Path) -> None:
         for label in "ab":
             (tmp_path / "in" / label).mkdir(parents=True)

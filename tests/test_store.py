@@ -8,10 +8,12 @@ import shutil
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import QUICK_LAB, kill_at, run_python, start_python
+from ulelib import store as store_module
 from ulelib.settings import key_of, settings
 from ulelib.store import MANIFEST, Store, manifest, pack, unpack, write_text
 
@@ -150,6 +152,25 @@ def test_second_damage_is_set_aside_beside_the_first(store: Store) -> None:
             store.find(SPEC)
 
 
+def test_damage_that_two_find_at_once_is_set_aside_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made(store) / "value.txt").write_text("changed")
+    verify = store_module._verify
+
+    def slowly(place: Path, spec: Any) -> None:
+        monkeypatch.setattr(store_module, "_verify", verify)
+        try:
+            verify(place, spec)
+        finally:
+            with pytest.warns(UserWarning, match="damaged-0"):
+                assert store.find(spec) is None  # the other one
+
+    monkeypatch.setattr(store_module, "_verify", slowly)
+    assert store.find(SPEC) is None
+    assert made(store) == store.find(SPEC)
+
+
 # --- a full disk, a folder that cannot be used ---------------------------------------------------
 
 
@@ -248,7 +269,14 @@ WORKER = """
 import os, sys, time
 sys.path.insert(0, "tests")
 from pathlib import Path
-from test_store import SPEC, Store
+from ulelib.settings import settings
+from ulelib.store import Store
+
+@settings
+class Number:  # as above: that one's module would import torch
+    seed: int = 3
+
+SPEC = Number()
 folder = Path(os.environ["WORK"])
 def fill(place):
     (place / "value.txt").write_text("half")

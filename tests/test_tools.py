@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
 
-from helpers import quick_profile
-from ulelib import plan
+from helpers import quick_profile, tool
+from ulelib import machine, plan, results
+from ulelib.lab import Lab
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of
-from ulelib.stages import Noise, Run
+from ulelib.stages import Noise, Run, Stage, needs
+from ulelib.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\x1b[A"
-
-
-def tool(name: str) -> ModuleType:
-    """`tools/NAME.py` as a module; `tools` is no package."""
-    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_clean_drops_what_belongs_to_one_run() -> None:
@@ -122,11 +113,17 @@ def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
         (["--workers", "0"], "'0' is not a whole number, 1 or more"),
     ],
 )
-def test_runner_refuses_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_runner_refuses_bad_input(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run_notebooks.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        tool("run_notebooks").main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_experiment_goes_to_its_profiles_folder(tmp_path: Path) -> None:
@@ -201,6 +198,49 @@ def test_a_page_without_its_data_does_not_stop_the_others(
     runner.compute(jobs, SimpleNamespace(scheduler=None, workers=1))
     assert "08_imagenet: data set 'imagenet10'" in capsys.readouterr().err
     assert len(computed) == 1  # ULEO's noise
+
+
+def test_only_the_pages_whose_stages_failed_are_not_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", quick_profile())
+    monkeypatch.setenv("ULELIB_STORE", str(tmp_path / "store"))
+    runner = tool("run_notebooks")
+
+    def fails(stages: list[Stage], store: Store, _: object) -> None:
+        noise = [one for one in stages if isinstance(one, Noise)]
+        computed = [one for one in stages if key_of(noise[0]) not in map(key_of, needs(one))]
+        for stage in [one for one in computed if one not in noise]:
+            store.put(stage, lambda folder: (folder / "x").touch(), machine.made_by())
+        raise plan.PlanFailed("1 failed", [ValueError("it does not converge")])
+
+    monkeypatch.setattr(runner.plan, "run", fails)
+    parameters = {"profile": "smoke", "seed": 0, "n_seeds": 1}
+    monkeypatch.setattr(runner, "stated", lambda path, *_: stated[path.stem])
+    lab = Lab("smoke")
+    stated = {"01_clean": [lab.cell("clean").stage], "02_uleo": [lab.cell("ULEO").stage]}
+    options = SimpleNamespace(scheduler=None, workers=1)
+    assert runner.compute(dict.fromkeys(stated, parameters), options) == ["02_uleo"]
+    assert "it does not converge" in capsys.readouterr().err
+
+
+def test_pages_that_share_a_stage_with_other_numbers_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    runner = tool("run_notebooks")
+
+    def save(name: str, accuracy: float, *keys: str) -> None:
+        page = {"page": name, "profile": "smoke", "cells": []}
+        results.save(page, {key: {"result": {"accuracy": accuracy}} for key in keys})
+
+    for name, keys in (("01_a", ("0a", "0b")), ("02_b", ("0b",)), ("03_c", ("0c",))):
+        save(name, 50.0, *keys)
+    before = results.known("smoke")
+    save("01_a", 50.0, "0a", "0b")
+    assert runner.others_that_changed("smoke", before, ["01_a"]) == []
+    save("01_a", 60.0, "0a", "0b")
+    assert runner.others_that_changed("smoke", before, ["01_a"]) == ["02_b"]
 
 
 def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
-from ulelib import machine, plan
-from ulelib.data import DataUnavailable
-from ulelib.lab import Lab
+from ulelib import machine, plan, results
+from ulelib.lab import Lab, noises_of
 from ulelib.profiles import PROFILES
-from ulelib.stages import Attacked, Stage
+from ulelib.stages import Attacked, Noise, Stage
 from ulelib.store import Store, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,12 +70,11 @@ def main() -> int:
     if options.keep:
         os.environ["ULELIB_KEEP"] = "1"
     jobs = {name: _parameters(name, options) for name in chosen(names, options)}
-    failed = []
-    try:
-        compute(jobs, options)
-    except plan.PlanFailed as error:  # the pages that do not need these stages can still be made
-        for one in error.exceptions:
-            print("; ".join([str(one), *getattr(one, "__notes__", [])]), file=sys.stderr)
+    before, wanted = results.known(options.profile), len(jobs)
+    failed = compute(jobs, options)
+    for name in failed:
+        print(f"{name} cannot be made: it needs stages that failed", file=sys.stderr)
+    jobs = {name: parameters for name, parameters in jobs.items() if name not in failed}
     for number, (name, parameters) in enumerate(jobs.items(), 1):
         print(f"[{number}/{len(jobs)}] {name}: {_shown(parameters)}", flush=True)
         start = time.perf_counter()
@@ -90,8 +89,10 @@ def main() -> int:
                 list_page(page.relative_to(BOOK).with_suffix("").as_posix())
     if options.into == BOOK and FIRST in jobs and FIRST not in failed:
         subprocess.run([sys.executable, str(ROOT / "tools" / "headline.py")], check=True)
+    for name in others_that_changed(options.profile, before, [*jobs]):
+        print(f"{name} shows other numbers of stages that are in its record: make it again")
     if failed:
-        print(f"{len(failed)} of {len(jobs)} notebooks failed: {', '.join(failed)}")
+        print(f"{len(failed)} of {wanted} notebooks failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 
@@ -131,39 +132,79 @@ def list_page(page: str) -> None:
         TOC.write_text(f"{head}\n{yaml.safe_dump(contents, sort_keys=False)}", encoding="utf-8")
 
 
-def compute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+def compute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[str]:
     """Run the stages that the notebooks state, before any of them is executed.
 
-    Raises:
-        plan.PlanFailed: some stages failed; the others are in the store.
+    Returns:
+        the notebooks that need stages that failed; the others can be made.
     """
-    wanted: list[Stage] = []
-    for name, parameters in jobs.items():
-        try:
-            wanted += stated(NOTEBOOKS / f"{name}.ipynb", parameters)
-        except DataUnavailable as error:  # its page will fail; the others need not
-            print(f"{name}: {error}", file=sys.stderr)
+    stages = _stated(jobs)
     store = Store(machine.folder("ULELIB_STORE", ".ulelib"))
-    needed = plan.stages_of(wanted)
+    needed = plan.stages_of(one for mine in stages.values() for one in mine)
     missing = [stage for stage in needed if not store.find(stage)]
     print(f"{len(jobs)} notebooks need {len(needed)} stages; {len(missing)} are to be computed")
     if not missing:
-        return
+        return []
     if emulated := [one for one in missing if not machine.is_native(_precision(one))]:
         print(
             f"{len(emulated)} of them in bfloat16, as the records that are kept: this processor "
             "only emulates it, and takes ten times as long as in float32"
         )
-    if options.scheduler:
-        with plan.dask_executor(options.scheduler, store) as executor:
-            plan.run(missing, store, executor)
-    else:
-        with plan.pool(options.workers) as executor:
-            plan.run(missing, store, executor)
+    try:
+        if options.scheduler:
+            with plan.dask_executor(options.scheduler, store) as executor:
+                plan.run(missing, store, executor)
+        else:
+            with plan.pool(options.workers) as executor:
+                plan.run(missing, store, executor)
+    except plan.PlanFailed as error:
+        for one in error.exceptions:
+            print("; ".join([str(one), *getattr(one, "__notes__", [])]), file=sys.stderr)
+        lost = {stage for stage in missing if not store.find(stage)}
+        return [name for name, mine in stages.items() if lost & set(plan.stages_of(mine))]
+    return []
 
 
-def stated(notebook: Path, parameters: dict[str, Any]) -> list[Stage]:
+def _stated(jobs: dict[str, dict[str, Any]]) -> dict[str, list[Stage]]:
+    """What each notebook states; says why one cannot: its page will fail, the others need not."""
+    left, made = dict(jobs), set[Noise]()
+    while True:  # noise that one page makes is beside what another one would keep
+        stages: dict[str, list[Stage]] = {}
+        for name, parameters in list(left.items()):
+            try:
+                stages[name] = stated(NOTEBOOKS / f"{name}.ipynb", parameters, made)
+            except Exception as error:  # whatever data and cells raise
+                print(f"{name}: {error}", file=sys.stderr)
+                del left[name]
+        new = noises_of(one for mine in stages.values() for one in mine) - made
+        if not new or os.environ.get("ULELIB_KEEP") != "1":
+            return stages
+        made |= new
+
+
+def others_that_changed(
+    profile: str, before: dict[str, dict[str, Any]], made: Sequence[str]
+) -> list[str]:
+    """Recorded pages that were not made now, of whose stages the record now has other numbers.
+
+    Args:
+        before: `results.known`, as it was.
+        made: the pages that were.
+    """
+    now = results.known(profile)
+    changed = {key for key in before.keys() & now.keys() if before[key] != now[key]}
+    return [
+        name
+        for name in results.pages(profile)
+        if name not in made and changed & results.read(name, profile)[1]["stages"].keys()
+    ]
+
+
+def stated(notebook: Path, parameters: dict[str, Any], made: Iterable[Noise] = ()) -> list[Stage]:
     """The stages that a notebook's cells tagged `plan` state, as `cells` and `noises`.
+
+    Args:
+        made: noise that is made for other notebooks, see `Lab.unknown`.
 
     They are the project's own code, and see nothing but `lab` and each other.
     """
@@ -177,7 +218,7 @@ def stated(notebook: Path, parameters: dict[str, Any]) -> list[Stage]:
     told: dict[str, Any] = {"lab": Lab(**parameters)}
     exec("\n".join(sources), told)
     lab, noises = told["lab"], told.get("noises", [])
-    return [*lab.unknown((cell.stage for cell in told["cells"]), noises), *noises]
+    return [*lab.unknown((cell.stage for cell in told["cells"]), [*noises, *made]), *noises]
 
 
 def _precision(stage: Stage) -> str:

@@ -13,8 +13,8 @@ import html
 import io
 import itertools
 import operator
+import os
 import re
-import shutil
 import stat
 import tempfile
 import threading
@@ -330,8 +330,11 @@ def _unzip(name: str, content: Any, folder: Path) -> None:
                 if ".." in parts or PurePosixPath(one.filename).is_absolute():
                     raise Refused(f"{name} has a file {one.filename!r}, outside of itself")
                 linked = stat.S_ISLNK(one.external_attr >> 16)
-                if not linked and not any(map(_hidden, parts)):
-                    packed.extract(one, folder)
+                if linked or any(map(_hidden, parts)):
+                    continue
+                if folder.joinpath(*parts).exists():
+                    raise Refused(f"two files are named {one.filename}: rename one")
+                packed.extract(one, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # or encrypted
         raise Refused(f"{name} cannot be unpacked: {error}") from error
 
@@ -358,6 +361,15 @@ def _compared(pictures: Mapping[str, str]) -> str:
     )
 
 
+def _zipped(folder: Path, target: Path) -> Path:
+    """A zip file of a folder; in names that are no text, a percent sign and the byte."""
+    with zipfile.ZipFile(target, "w", strict_timestamps=False) as packed:  # pictures are compressed
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = os.fsencode(file.relative_to(folder)).decode("utf-8", "backslashreplace")
+            packed.write(file, name.replace("\\", "%"))
+    return target
+
+
 def _link(out: Path, zip_name: Path, kept: bool) -> str:
     """A link to a zip file of the protected pictures, or where to find them.
 
@@ -367,7 +379,7 @@ def _link(out: Path, zip_name: Path, kept: bool) -> str:
         kept: whether `out` outlasts the page.
     """
     place = f"<p>They are in <code>{html.escape(str(out))}</code>.</p>" if kept else ""
-    packed = Path(shutil.make_archive(str(zip_name), "zip", out))
+    packed = _zipped(out, zip_name.with_name(f"{zip_name.name}.zip"))
     if packed.stat().st_size > EMBEDDED:
         return place or (
             f"<p>Until this page is closed: <code>{html.escape(str(packed))}</code></p>"

@@ -197,6 +197,8 @@ def check(
     before, after, pairs = _read(every, size)
     train, test = _divided(before, seed)
     mine = torch.tensor([not name.startswith(OTHERS) for name in before.classes])
+    if not mine.any():
+        raise Refused(f"there must be {FEWEST} or more readable pictures of your own in a class")
     test = test[mine[before.labels[test]]]
     own, test_set = before.select(train), before.select(test)
     copies = after.select(train)

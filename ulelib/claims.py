@@ -127,8 +127,8 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     Returns:
         columns id, sentence, source, page, fixed, verdict, and why: the reason where it was not
         tested. A verdict is "holds"; "holds only CONDITION", where it fails under the others;
-        "holds CONDITION, else open"; "does not hold"; "fails CONDITION, else open"; "open"; "open,
-        leans to yes" (or no, or both ways) where too few runs decide; or "not tested".
+        "holds CONDITION, fails CONDITION, else open", or one of the two; "does not hold"; "open";
+        "open, leans to yes" (or no, or both ways) where too few runs decide; or "not tested".
     """
     lines = []
     for claim in load():
@@ -272,13 +272,12 @@ def _verdict(conditions: Mapping[str, str]) -> str:
         return NOT_TESTED
     if found == {HOLDS}:
         return HOLDS
-    if HOLDS in found:
-        told = under(HOLDS)
-        return f"holds only {told}" if found == {HOLDS, FAILS} else f"holds {told}, else {OPEN}"
     if found == {FAILS}:
         return "does not hold"
-    if FAILS in found:
-        return f"fails {under(FAILS)}, else {OPEN}"
+    if found == {HOLDS, FAILS}:
+        return f"holds only {under(HOLDS)}"
+    if decided := [f"{outcome} {under(outcome)}" for outcome in (HOLDS, FAILS) if outcome in found]:
+        return ", ".join([*decided, f"else {OPEN}"])
     if found <= set(LEANS.values()):
         return f"{OPEN}, {found.pop() if len(found) == 1 else 'leans both ways'}"
     return OPEN

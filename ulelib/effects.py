@@ -174,5 +174,11 @@ def interval(differences: Sequence[float]) -> str:
 
 
 def _by_seed(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Accuracy, seeds in rows."""
+    """Accuracy, seeds in rows.
+
+    Raises:
+        ValueError: several results in one place, e.g. of two exports.
+    """
+    if frame.duplicated([*columns, "seed"]).any():
+        raise ValueError(f"several results of one seed: {columns} do not tell them apart")
     return frame.pivot_table("accuracy", "seed", columns)

@@ -366,24 +366,29 @@ class Lab:
         noise that another kind made than measured it, and a page shows one noise alone.
 
         Args:
-            noises: what the page loads, which is made on this machine where the store lacks it.
+            noises: what the page loads, and what else is made, on this machine where the store
+                lacks it.
         """
-        loaded = set(noises)
+        every, made = list(wanted), set(noises)
+        here = machine.describe()["device"]
 
         @functools.cache  # to look into the store is to check the whole file
-        def maker(noise: Noise) -> str | None:
+        def stored(noise: Noise) -> str | None:
             place = self.store.find(noise)
-            made = manifest(place)["made"]["machine"] if place else machine.describe()
-            return made["device"] if place or noise in loaded else None
+            return str(manifest(place)["made"]["machine"]["device"]) if place else None
 
         def kept(stage: Stage) -> bool:
             record = self.known.get(key_of(stage))
             if record is None:
                 return False
-            needed = [one for one in plan.stages_of([stage]) if isinstance(one, Noise)]
-            return {maker(one) for one in needed} <= {record["made"]["machine"]["device"], None}
+            makers = {stored(one) or (here if one in made else None) for one in noises_of([stage])}
+            return makers <= {record["made"]["machine"]["device"], None}
 
-        return [stage for stage in wanted if not kept(stage)]
+        while True:  # what is not kept makes noise, beside which others may not be kept
+            unknown = [stage for stage in every if not kept(stage)]
+            if noises_of(unknown) <= made:
+                return unknown
+            made |= noises_of(unknown)
 
     def perturbation(self, defender: str | Noise, seed: int | None = None) -> Perturbation:
         """The noise of a defender; made, or loaded from the store.
@@ -437,6 +442,11 @@ class Lab:
             return self.seeds[0]
         _check_whole("seed", seed, 10_000)
         return seed
+
+
+def noises_of(wanted: Iterable[Stage]) -> set[Noise]:
+    """All noise among these stages and what they need."""
+    return {stage for stage in plan.stages_of(wanted) if isinstance(stage, Noise)}
 
 
 def _source(noise: Noise) -> str:

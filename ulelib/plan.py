@@ -83,7 +83,7 @@ def run(
     if not todo:
         return
     work = executor or InProcess()
-    plan = _Plan({key_of(stage): stage for stage in todo}, store, work, at_once or _width(work))
+    plan = _Plan({key_of(stage): stage for stage in todo}, store, work, at_once)
     with tqdm(total=len(todo), desc="stages", mininterval=1, disable=None) as bar:
         plan.finish(bar)
     if plan.failed:
@@ -200,7 +200,7 @@ class _Plan:
     todo: dict[str, Stage]
     store: Store
     work: Executor
-    at_once: int
+    at_once: int | None
     failed: list[Exception] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)  # failed, or in need of what failed
     under_way: dict[Future[Any], tuple[str, float]] = field(default_factory=dict)
@@ -228,7 +228,7 @@ class _Plan:
         now = time.monotonic()
         busy = {key for key, _ in self.under_way.values()}
         for key, stage in list(self.todo.items()):
-            if len(self.under_way) >= self.at_once:
+            if len(self.under_way) >= self._width():
                 return
             unmet = [key_of(needed) for needed in needs(stage) if key_of(needed) in self.todo]
             if any(needed in self.lost for needed in map(key_of, needs(stage))):
@@ -246,6 +246,8 @@ class _Plan:
         stage = self.todo[key]
         try:
             made = future.result()
+            if isinstance(made, dict):  # computed where this store is not
+                unpack(stage, self.store, made)
         except BaseException as error:
             if not isinstance(error, Exception) and not _died(error):
                 raise
@@ -257,14 +259,16 @@ class _Plan:
             self.lost.add(key)
             del self.todo[key]
             return
-        if isinstance(made, dict):  # computed where this store is not
-            unpack(stage, self.store, made)
         if made is False:
             self.look_again[key] = time.monotonic() + LOOK_AGAIN
             return
         self.seconds.setdefault(type(stage), []).append(time.monotonic() - started)
         del self.todo[key]
         bar.update()
+
+    def _width(self) -> int:
+        """Stages at a time: asked anew, since a cluster may have got more workers."""
+        return self.at_once or max(1, int(getattr(self.work, "_max_workers", 1)))
 
     def _soonest(self) -> float:
         return min(self.look_again.values(), default=0.0) - time.monotonic()
@@ -277,7 +281,7 @@ class _Plan:
         kinds = [type(stage) for stage in self.todo.values()]
         left = ""
         if means and all(kind in means for kind in kinds):
-            minutes = sum(means[kind] for kind in kinds) / max(1, self.at_once) / 60
+            minutes = sum(means[kind] for kind in kinds) / self._width() / 60
             left = f"about {minutes:.0f} min left; "
         bar.set_postfix_str(left + "; ".join(now)[:150])
 
@@ -285,10 +289,6 @@ class _Plan:
 def _compute_here(stage: Stage, folder: str) -> bool:
     """What a worker runs where it can reach the store."""
     return compute(stage, Store(Path(folder)), wait=False)
-
-
-def _width(work: Executor) -> int:
-    return int(getattr(work, "_max_workers", 1))
 
 
 def _died(error: BaseException) -> bool:
@@ -334,22 +334,29 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
                 f"the Dask scheduler at {address} had no worker for {QUEUE} seconds: start some "
                 f"with `dask worker {address}`"
             ) from error
-        seen = client.run(_reaches, str(store.folder), token)
-        yield DaskExecutor(client.get_executor(retries=0, pure=False), store, token, seen)
+        shared = all(client.run(_reaches, str(store.folder), token).values())
+        inner = client.get_executor(retries=0, pure=False)
+        yield DaskExecutor(inner, store, token, shared, lambda: len(client.nthreads()))
 
 
 class DaskExecutor(Executor):
     """Dask's own executor, and what is sent to and fro where workers do not reach the store."""
 
-    def __init__(self, inner: Executor, store: Store, token: str, reaches: dict[str, bool]) -> None:
+    def __init__(
+        self, inner: Executor, store: Store, token: str, shared: bool, workers: Callable[[], int]
+    ) -> None:
         self._inner, self._store, self._token = inner, store, token
-        self._shared, self._max_workers = all(reaches.values()), len(reaches)
+        self._shared, self._workers = shared, workers
+
+    @property
+    def _max_workers(self) -> int:
+        return self._workers()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self._shared:
             return self._inner.submit(partial(_compute_shared, token=self._token), *args)
         stage = args[0]
-        needed = [(one, pack(one, self._store)) for one in stages_of(needs(stage))]
+        needed = [(one, pack(one, self._store)) for one in needs(stage)]
         return self._inner.submit(_compute_away, stage, needed)
 
 
@@ -385,7 +392,11 @@ def _compute_away(stage: Stage, needed: list[tuple[Stage, dict[str, bytes]]]) ->
     return pack(stage, own)
 
 
-@cache
 def _own_store() -> Store:
     """A worker's own store, for as long as it lives."""
-    return Store(Path(tempfile.mkdtemp(prefix="ulelib-worker-")))
+    return Store(Path(_own_folder().name))
+
+
+@cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="ulelib-worker-")

@@ -662,8 +662,11 @@ class _State:
         self.lock.release()
 
     def _filled(self) -> bool:
-        """Whether anything but this state is in the output folder."""
-        return self.out.exists() and any(entry.name != STATE for entry in self.out.iterdir())
+        """Whether anything is in the output folder but hidden files: this state, or what a file
+        manager leaves where it looks."""
+        return self.out.exists() and any(
+            not entry.name.startswith(".") for entry in self.out.iterdir()
+        )
 
     def noise(self, images: ImageSet) -> Perturbation | None:
         """What an interrupted run made.

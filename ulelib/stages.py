@@ -317,7 +317,6 @@ def network(run: Run, store: Store) -> nn.Module:
 # --- images --------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=8)
 def images(wanted: Data, split: str) -> ImageSet:
     """The training images of a data set (its subset), or its test images.
 
@@ -325,17 +324,24 @@ def images(wanted: Data, split: str) -> ImageSet:
         ValueError: other images than `wanted.content` says.
         data.DataUnavailable: see `data.load`.
     """
+    found = _loaded(dataclasses.replace(wanted, content=""), split)
+    if wanted.content and found.fingerprint not in wanted.content.split():
+        raise ValueError(
+            f"the {split} images of {wanted.name} are not those that this was planned for "
+            f"(fingerprint {found.fingerprint}, not of {wanted.content}): is ULELIB_DATA the same?"
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(wanted: Data, split: str) -> ImageSet:
+    """`images`, whatever they are: those that are to be proved and those that are, once."""
     enlarged = wanted.name in data.OF_ONE_SIZE and wanted.size not in (None, 32)
     found = data.load(wanted.name, split, size=None if enlarged else wanted.size)
     if split == "train" and wanted.n is not None:
         found = data.stratified_subset(found, wanted.n, wanted.seed)
     if enlarged and wanted.size:
         found = data.resized(found, wanted.size)
-    if wanted.content and found.fingerprint not in wanted.content.split():
-        raise ValueError(
-            f"the {split} images of {wanted.name} are not those that this was planned for "
-            f"(fingerprint {found.fingerprint}, not of {wanted.content}): is ULELIB_DATA the same?"
-        )
     return found
 
 

@@ -118,7 +118,10 @@ class Store:
         number = 0
         while os.path.lexists(aside := place.with_name(f"{place.name}.damaged-{number}")):
             number += 1
-        os.replace(place, aside)
+        try:
+            os.replace(place, aside)
+        except FileNotFoundError:  # another process that found it damaged was faster
+            return
         warnings.warn(
             f"{place.parent.name} {place.name} is damaged ({error}); set aside as {aside.name}, to "
             "be computed again",
