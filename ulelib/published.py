@@ -85,6 +85,11 @@ _TINTS = {
     "reference": "#ececec",
     "no verdict": "#ececec",
 }
+COMPARED = (  # what `compare` says of a cell
+    *("mean", "std", "n", "values"),
+    *("value", "printed_std", "printed_n", "unit", "model", "published_setting", "points"),
+    *("label", "retained", "published_retained", "low", "high"),
+)
 _TEXT_COLUMNS = ["paper", "table", "defender", "exploiter", "model", "setting", "unit", "source"]
 
 
@@ -322,49 +327,18 @@ def compare(
     names_of = ["defender", "exploiter", "net", "source", "setting"]
     about = frame.groupby([*by], sort=False)[names_of].first().loc[cells.index]
     pooled = _pooled(cells[about["defender"] != CLEAN])
+    chance = float(whole["chance"].iloc[0])
     lines = []
     for key, cell in cells.iterrows():
         names = about.loc[key]
-        there = _printed_for(prints, names)
         line = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)) | dict(cell)
-        line |= {"label": "", "unit": "", "model": "", "published_setting": ""}
+        line |= dict.fromkeys(("label", "unit", "model", "published_setting"), "")
+        there = _printed_for(prints, names)
         if there is not None:
             ours, theirs = _references(frame, whole, prints, names, there)
-            is_reference = there.name == theirs.name  # the same row of `published.csv`
-            line |= {
-                "value": float(there["value"]),
-                "printed_std": float(there["std"]),
-                "printed_n": None if pd.isna(there["n"]) else int(there["n"]),
-                "unit": there["unit"],
-                "model": there["model"],
-                "published_setting": there["setting"],
-                "label": REFERENCE,
-            }
-            printed, margins = _published(there), (NEAR, MARGIN)
-            if there["unit"] == "points":
-                line["points"] = line["mean"] - ours
-                printed = replace(printed, value=theirs["value"] + printed.value)
-                margins = (NEAR_POINTS, MARGIN_POINTS)
-            if not is_reference:
-                told = verdict(
-                    cell["values"],
-                    ours,
-                    float(whole["chance"].iloc[0]),
-                    printed,
-                    theirs["value"],
-                    there["chance"],
-                    pooled=pooled if names["defender"] != CLEAN else None,
-                    protected=names["defender"] != CLEAN,
-                    margins=margins,
-                )
-                line |= {
-                    name: getattr(told, name)
-                    for name in ("label", "retained", "published_retained", "low", "high")
-                }
+            line |= _beside(cell, names["defender"], there, ours, theirs, chance, pooled)
         lines.append(line)
-    told_of = "mean std n values value printed_std printed_n unit model published_setting points "
-    told_of += "label retained published_retained low high"
-    compared = pd.DataFrame(lines).reindex(columns=[*by, *told_of.split()])
+    compared = pd.DataFrame(lines).reindex(columns=[*by, *COMPARED])
     order = list(dict.fromkeys(prints["defender"]))
 
     def rank(place: int) -> tuple[int, str]:
@@ -373,6 +347,53 @@ def compare(
         return (order.index(row_of(name)) if row_of(name) in order else len(order), name)
 
     return compared.iloc[sorted(range(len(compared)), key=rank)].reset_index(drop=True)
+
+
+def _beside(
+    cell: pd.Series[Any],
+    defender: str,
+    there: pd.Series[Any],
+    ours: float,
+    theirs: pd.Series[Any],
+    chance: float,
+    pooled: tuple[float, int] | None,
+) -> dict[str, Any]:
+    """What `compare` says of a measured cell beside the print that it stands for.
+
+    Args:
+        there, theirs: rows of `published.csv`: the print, and the clean one that it is measured by.
+        ours: the measured accuracy that stands for `theirs`.
+        pooled: the spread of all protected cells, see `verdict`.
+    """
+    line = {
+        "value": float(there["value"]),
+        "printed_std": float(there["std"]),
+        "printed_n": None if pd.isna(there["n"]) else int(there["n"]),
+        "unit": there["unit"],
+        "model": there["model"],
+        "published_setting": there["setting"],
+    }
+    printed, margins = _published(there), (NEAR, MARGIN)
+    if there["unit"] == "points":
+        line["points"] = cell["mean"] - ours
+        printed = replace(printed, value=theirs["value"] + printed.value)
+        margins = (NEAR_POINTS, MARGIN_POINTS)
+    if there.name == theirs.name:  # the same row of `published.csv`
+        return line | {"label": REFERENCE}
+    protected = defender != CLEAN
+    told = verdict(
+        cell["values"],
+        ours,
+        chance,
+        printed,
+        theirs["value"],
+        there["chance"],
+        pooled=pooled if protected else None,
+        protected=protected,
+        margins=margins,
+    )
+    names = ("label", "retained", "published_retained", "low", "high")
+    return line | {name: getattr(told, name) for name in names}
 
 
 def comparison_table(
