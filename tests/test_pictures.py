@@ -203,7 +203,9 @@ def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None
     picture(tmp_path / "ant" / "a.png", (40, 40))
     os.mkfifo(tmp_path / "ant" / "pipe.png")  # to open it is to wait without end
     (tmp_path / "ant" / "link.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(ValueError, match=r"ant/link\.png is no file.*ant/pipe\.png is no file"):
+    with pytest.raises(
+        ValueError, match=r"ant/link\.png: it is no file.*ant/pipe\.png: it is no file"
+    ):
         data.image_folder(tmp_path)
 
 
@@ -295,7 +297,7 @@ def test_only_four_decoders_are_tried() -> None:
 def test_what_may_be_a_picture_is_not_passed_over(tmp_path: Path, name: str) -> None:
     picture(tmp_path / "ant" / "a.png", (40, 40))
     (tmp_path / "ant" / name).write_bytes(b"?")
-    with pytest.raises(ValueError, match=f"ant/{name} is in a format that is not read"):
+    with pytest.raises(ValueError, match=f"ant/{name}: its format is not read"):
         data.image_folder(tmp_path)
 
 

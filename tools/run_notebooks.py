@@ -89,7 +89,8 @@ def main() -> int:
                 list_page(page.relative_to(BOOK).with_suffix("").as_posix())
     if options.into == BOOK and FIRST in jobs and FIRST not in failed:
         subprocess.run([sys.executable, str(ROOT / "tools" / "headline.py")], check=True)
-    for name in others_that_changed(options.profile, before, [*jobs]):
+    made = [name for name in jobs if name not in failed]
+    for name in others_that_changed(options.profile, before, made):
         print(f"{name} shows other numbers of stages that are in its record: make it again")
     if failed:
         print(f"{len(failed)} of {wanted} notebooks failed: {', '.join(failed)}")

@@ -1,13 +1,12 @@
 """Pictures of anybody's: found, read as a person expects or refused by name, and written back.
 
-A folder is read whole or not at all. Whoever protects pictures must not find out later that some
-were left out, so every problem is an error, and all of them are told at once.
+A data set is read whole or not at all (`find`, `read_all`): every problem is an error, and all of
+them are told at once. `read_each` tells them beside what can be read, for who protects the rest.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,15 +65,22 @@ def _members(folder: Path, problems: list[str]) -> list[Path]:
             problems.append(f"{name} is a folder in a class: move its pictures up, or it away")
         elif entry.suffix.lower() in NO_PICTURES:
             continue
-        elif entry.suffix.lower() not in SUFFIXES:
-            problems.append(f"{name} is in a format that is not read: save it as PNG or JPEG")
-        elif entry.exists() and stat.S_ISREG(entry.stat().st_mode):
+        elif wrong := unreadable(entry):
+            problems.append(f"{name}: {wrong}")
+        else:
             found.append(entry)
-        else:  # a pipe would be waited for without end
-            problems.append(f"{name} is no file, or a link to none")
     if not found and not any(problem.startswith(f"{folder.name}/") for problem in problems):
         problems.append(f"the class {folder.name} holds no pictures: remove it or fill it")
     return found
+
+
+def unreadable(file: Path) -> str | None:
+    """What is wrong with a file that might be a picture, before it is opened; None: nothing."""
+    if file.suffix.lower() not in SUFFIXES:
+        return "its format is not read: save it as PNG or JPEG"
+    if not file.is_file():  # a pipe would be waited for without end
+        return "it is no file, or a link to none"
+    return None
 
 
 def _visible(folder: Path) -> list[Path]:

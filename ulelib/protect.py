@@ -272,13 +272,10 @@ def find_pictures(
         for file in sorted(files):
             path = Path(place) / file
             name = path.relative_to(folder)
-            suffix = path.suffix.lower()
-            if file.startswith(".") or suffix in pictures.NO_PICTURES:
+            if file.startswith(".") or path.suffix.lower() in pictures.NO_PICTURES:
                 continue
-            if suffix not in pictures.SUFFIXES:
-                left_out[shown(name)] = "its format is not read: save it as PNG or JPEG"
-            elif not path.is_file():  # a pipe would be waited for without end
-                left_out[shown(name)] = "it is no file, or a link to none"
+            if wrong := pictures.unreadable(path):
+                left_out[shown(name)] = wrong
             elif len(name.parts) > 1:
                 found.append(Photo(path, name, name.parts[0]))
             elif flat:
