@@ -81,6 +81,7 @@ class TestCheck:
         assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
         by = {line.does: line for line in found.lines}
         assert len(found.lines) == len(said) - 1 == 4 + 1 + 2 + 1
+        assert [text.rpartition("(")[2] for text in said[1:]] == [f"{n} of 8)" for n in range(1, 9)]
         swapped = by["nothing"]
         assert swapped.clean == 100 and swapped.protected == 0 and swapped.left == -1
         half = by["finding 50% of your pictures unprotected elsewhere"]

@@ -246,7 +246,7 @@ class App(widgets.VBox):
     def _check(self, say: Say, say_or_stop: Say) -> None:
         assert self._done is not None
         folder, out, others = self._done
-        say("training on clean and on protected pictures; this takes some minutes")
+        say("training on clean and on protected pictures; this takes minutes, or an hour")
         findings = check(folder, out, others=others, report=say_or_stop)
         page, _ = write_report(findings, out.with_name(f"{out.name}.html"))
         inside = html.escape(page.read_text(encoding="utf-8"))

@@ -205,6 +205,7 @@ def check(
     guessing = _guessing(own if theirs else test_set, mine)
     pairs = [pair for pair in pairs if not pair[2].startswith(OTHERS)]
     lines: list[Line] = []
+    how_many = len(FILTERS) + len(SHARES) + 2  # of lines: what they take differs by machine
     if (chance := by_chance(len(test_set))) > 100 - guessing:
         report(
             f"with {len(test_set)} held-out pictures the report cannot say anything: results "
@@ -231,7 +232,10 @@ def check(
     def line(does: str, first: float, second: float) -> None:
         left = (second - guessing) / (first - guessing) if first > guessing else math.nan
         lines.append(Line(does, first, second, left))
-        report(f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones")
+        report(
+            f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones "
+            f"({len(lines)} of {how_many})"
+        )
 
     for does, exploiter in FILTERS.items():
         line(does, measured(own, exploiter), measured(copies, exploiter))
