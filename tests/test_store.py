@@ -266,8 +266,7 @@ def test_a_pack_of_another_spec_is_refused(store: Store, tmp_path: Path) -> None
 
 # A computation that says that it has begun, counts itself, and dawdles until it is let go.
 WORKER = """
-import os, sys, time
-sys.path.insert(0, "tests")
+import os, time
 from pathlib import Path
 from ulelib.settings import settings
 from ulelib.store import Store

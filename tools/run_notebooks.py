@@ -194,6 +194,8 @@ def others_that_changed(
     """
     now = results.known(profile)
     changed = {key for key in before.keys() & now.keys() if before[key] != now[key]}
+    if not changed:  # as always where records are kept: no page need be read
+        return []
     return [
         name
         for name in results.pages(profile)

@@ -131,15 +131,14 @@ def of_precision(frame: pd.DataFrame) -> pd.DataFrame:
         single, half = (
             runs.loc[runs["setting"] == name, "accuracy"] for name in ("float32", "bfloat16")
         )
-        told = ""
+        told, freedom = "", len(single) + len(half) - 2
         if len(single) and len(half):
-            told = f"{single.mean() - half.mean():+.1f}"
-        freedom = len(single) + len(half) - 2
-        if told and freedom:
-            squares = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in (single, half))
-            error = math.sqrt(squares / freedom * (1 / len(single) + 1 / len(half)))
-            margin, mean = half_width((error, freedom)), single.mean() - half.mean()
-            told += f" ({span(mean - margin, mean + margin, digits=1)})"
+            mean = float(single.mean() - half.mean())
+            told = f"{mean:+.1f}"
+            if freedom:
+                squares = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in (single, half))
+                error = math.sqrt(squares / freedom * (1 / len(single) + 1 / len(half)))
+                told = _within(mean, half_width((error, freedom)))
         lines.setdefault(str(defender), {})[str(exploiter)] = told
     return pd.DataFrame(lines).T
 
@@ -170,6 +169,10 @@ def interval(differences: Sequence[float]) -> str:
     if n < ENOUGH:
         return f"{mean:+.1f} ({n} run{'s' * (n > 1)})"
     half = half_width((float(values.std()) / math.sqrt(n), n - 1))
+    return _within(mean, half)
+
+
+def _within(mean: float, half: float) -> str:
     return f"{mean:+.1f} ({span(mean - half, mean + half, digits=1)})"
 
 
