@@ -171,6 +171,15 @@ def test_inner_batch_size_does_not_change_the_result(size: int) -> None:
     assert key_of(other) == key_of(config)
     class_wise = dataclasses.replace(config, wise="class")  # there, it does
     assert key_of(class_wise) != key_of(dataclasses.replace(class_wise, inner_batch_size=size))
+    drawn = dataclasses.replace(CONFIG, view=op("contrastive"), clamp="none")  # an order a batch
+    assert key_of(drawn) != key_of(dataclasses.replace(drawn, inner_batch_size=size))
+
+
+def test_batch_norm_never_trains_on_an_image_alone() -> None:
+    """One pixel is left of 16 x 16 after three stages, and 21 images are two batches and one."""
+    net = op("convnet", widths=(4, 4, 4))
+    config = dataclasses.replace(CONFIG, net=net, outer_batches=4)
+    assert made_by(config, random_images(21)).rounds
 
 
 def test_random_start_fills_the_ball() -> None:

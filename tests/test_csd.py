@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from ulelib.csd import TINY, csd, misplaced
+from ulelib.bilevel import SampleWise
+from ulelib.csd import TINY, csd, misplaced, misplaced_rows
+from ulelib.data import ImageSet
 
 
 def by_the_book(delta: torch.Tensor, labels: torch.Tensor) -> float:
@@ -114,21 +116,30 @@ class TestMisplaced:
     def test_of_noise_that_knows_nothing(self) -> None:
         """Fewer members than values: each would lie nearest to a mean that holds itself."""
         noise = torch.randn(400, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-        assert 0.65 < misplaced(noise, torch.arange(400) % 4) < 0.85
+        assert 0.65 < misplaced_rows(noise, torch.arange(400) % 4).float().mean() < 0.85
 
     def test_equals_the_plain_one(self) -> None:
         generator = torch.Generator().manual_seed(1)
         labels = torch.randint(4, (30,), generator=generator)
         noise = torch.randn(30, 6, generator=generator, dtype=torch.float64) + labels[:, None]
-        wrong = 0
+        wrong = []
         for i in range(30):
             far = {}
             for k in labels.unique().tolist():
                 others = [j for j in range(30) if j != i and labels[j] == k]
                 far[k] = (noise[others].mean(0) - noise[i]).norm() if others else math.inf
-            wrong += min(far, key=far.__getitem__) != int(labels[i])
-        assert misplaced(noise, labels) == pytest.approx(wrong / 30)
+            wrong.append(min(far, key=far.__getitem__) != int(labels[i]))
+        assert misplaced_rows(noise, labels).tolist() == wrong
 
     def test_one_alone_in_its_class_is_misplaced(self) -> None:
         delta = torch.tensor([[0.0], [0.1], [9.0]])
-        assert misplaced(delta, torch.tensor([0, 0, 1])) == pytest.approx(1 / 3)
+        assert misplaced_rows(delta, torch.tensor([0, 0, 1])).tolist() == [False, False, True]
+
+    def test_images_without_noise_are_one_more_class(self) -> None:
+        """However many classes they are of; and they themselves do not count."""
+        pixels, labels = torch.zeros(12, 3, 4, 4, dtype=torch.uint8), torch.arange(12) % 3
+        noise = SampleWise(ImageSet(pixels, labels, tuple("abc"), "drawn"), 3, only=(1,))
+        noise.delta[noise.rows] = 8 / 255
+        assert misplaced(noise) == 0
+        noise.delta[noise.rows[0]] = 0
+        assert misplaced(noise) == pytest.approx(1 / len(noise.rows))

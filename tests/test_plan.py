@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,10 @@ import torch
 
 from helpers import PROJECT, QUICK_LAB, quick_profile, start_python
 from ulelib import plan, stages
+from ulelib.exploiters import EXPLOITERS
 from ulelib.lab import Lab
 from ulelib.profiles import PROFILES
-from ulelib.settings import key_of
+from ulelib.settings import key_of, op
 from ulelib.stages import Noise, Run, Stage
 from ulelib.store import Store
 
@@ -80,6 +82,9 @@ def test_titles_say_what_is_computed() -> None:
     assert plan.title(gray) == (
         "training: gray, convnet, seed 0, on exact noise: Bilevel (identity) for shapes, seed 0"
     )
+    assert isinstance(clean, Run)
+    hardened = replace(clean, exploiter=replace(EXPLOITERS["at"], mix=op("mixup")))
+    assert plan.title(hardened).startswith("training: mixup adversarial, convnet")
 
 
 @pytest.mark.slow

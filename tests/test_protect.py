@@ -396,13 +396,22 @@ class TestPicture:
         expected = spread(DELTA, *moved.shape[:2], 8).permute(1, 2, 0)
         assert (moved == expected.numpy()).all()
 
-    def test_the_place_is_left_out_on_request(self, tmp_path: Path) -> None:
-        file = saved(picture(), tmp_path, "a.jpg", exif=tagged(6))
+    @pytest.mark.parametrize("orientation", [6, None])
+    def test_the_place_alone_is_left_out_on_request(
+        self, orientation: int | None, tmp_path: Path
+    ) -> None:
+        tags = tagged(orientation or 1)
+        tags[0x0110] = "Camera"
+        if orientation is None:
+            del tags[0x0112]
+        file = saved(picture(), tmp_path, "a.jpg", exif=tags)
         kept, _ = protected_file(file, DELTA, Job())
         assert 0x8825 in Image.open(io.BytesIO(kept)).getexif()
         dropped, notes = protected_file(file, DELTA, Job(drop_location=True))
         exif = Image.open(io.BytesIO(dropped)).getexif()
-        assert 0x8825 not in exif and exif[0x0112] == 6 and notes == ["the place was left out"]
+        assert notes == ["the place was left out"]
+        assert exif.get(0x0110) == "Camera" and exif.get(0x0112) == orientation
+        assert 0x8825 not in exif
 
     def test_transparent_pictures_become_white_in_jpeg(self, tmp_path: Path) -> None:
         clear = Image.new("RGBA", (40, 40), (10, 200, 30, 0))

@@ -401,9 +401,8 @@ def test_every_printed_number_can_be_found_by_a_cell():
     """Each row of `published.csv`, asked for under the names that a page gives it."""
     frame = load()
     for table, prints in frame.groupby("table"):
-        rows = [
-            row("clean", "standard", 90, net=net) for net in ("a", *prints["model"].unique()) if net
-        ]
+        nets = sorted({"resnet18", *prints["model"]} - {""})
+        rows = [row("clean", "standard", 90, net=net) for net in nets]
         for there in prints.itertuples():
             by_source = there.setting.startswith("generator")
             known = (there.defender, there.exploiter, there.model, there.setting)

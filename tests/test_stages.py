@@ -246,10 +246,11 @@ def test_an_exploiter_without_labels_is_a_stage(store: Store) -> None:
     assert stages.record(stage, store)["result"]["knn"] == shows.knn
 
 
-def test_a_training_without_labels_has_none_to_smooth() -> None:
-    smooth = dataclasses.replace(QUICK.pretraining, label_smoothing=0.1)
-    with pytest.raises(ValueError, match="no labels to smooth"):
-        Pretrained((Part(DATA),), DATA, QUICK.contrastive["SimCLR"], QUICK.loop.net, smooth)
+@pytest.mark.parametrize("changes", [{"label_smoothing": 0.1}, {"schedule_by": "epoch"}])
+def test_what_a_training_without_labels_cannot_do_is_refused(changes: dict[str, Any]) -> None:
+    recipe = dataclasses.replace(QUICK.pretraining, **changes)
+    with pytest.raises(ValueError, match="no labels to smooth .* rate changes by batch"):
+        Pretrained((Part(DATA),), DATA, QUICK.contrastive["SimCLR"], QUICK.loop.net, recipe)
 
 
 def test_mean_noise_of_a_class_moves_to_other_data(store: Store, tmp_path: Path) -> None:
@@ -278,6 +279,11 @@ def test_noise_of_the_same_pictures_at_another_size(store: Store) -> None:
     expected = made.resized(clean).apply(clean)
     assert torch.equal(published.images, expected.images)
     assert not torch.equal(published.images, clean.images)
+    part = stages.published(Part(DATA, (0.5, 1.0), noise, index="resized"), store)
+    assert torch.equal(part.images, expected.images[stages.rows_of(clean, (0.5, 1.0))])
+    half = dataclasses.replace(noise, take=(0.0, 0.5))
+    with pytest.raises(ValueError, match="the noise was made for"):
+        Part(DATA, (0.5, 1.0), half, index="resized")
     with pytest.raises(ValueError, match="the same pictures at another size"):
         Part(dataclasses.replace(DATA, n=40), noise=noise, index="resized")
 

@@ -257,12 +257,12 @@ def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
         parameters: values to inject.
 
     Raises:
-        papermill.PapermillExecutionError: a cell failed; the copy stays in `_build/failed`.
+        papermill.PapermillExecutionError: a cell failed; the copy stays below `_build/failed`.
         ValueError: the copy is larger than `MAX_BYTES`.
     """
-    raw = FAILED / notebook.name
+    raw = FAILED / into.name / notebook.name  # a profile's own, since two may run at once
     raw.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
+    made = papermill.execute_notebook(
         str(notebook),
         str(raw),
         parameters,
@@ -271,14 +271,14 @@ def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
     )
-    text = nbformat.writes(clean(nbformat.read(raw, as_version=4))) + "\n"
+    text = nbformat.writes(clean(made)) + "\n"
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(
             f"{notebook.stem} takes {len(text.encode()):,} bytes, more than {MAX_BYTES:,}: show "
             f"fewer or smaller figures"
         )
     write_text(into / notebook.name, text)
-    raw.unlink()
+    raw.unlink(missing_ok=True)
     return into / notebook.name
 
 

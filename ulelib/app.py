@@ -19,7 +19,6 @@ import stat
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
@@ -28,6 +27,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from ulelib.check import AMPLIFIED, SHOWN, check, copies_of, side_by_side, write_report
+from ulelib.cifar import ZIP_ERRORS
 from ulelib.protect import FORMATS, METHODS, Job, Refused, protect
 
 MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
@@ -335,7 +335,7 @@ def _unzip(name: str, content: Any, folder: Path) -> None:
                 if folder.joinpath(*parts).exists():
                     raise Refused(f"two files are named {one.filename}: rename one")
                 packed.extract(one, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # or encrypted
+    except (*ZIP_ERRORS, EOFError) as error:  # or encrypted
         raise Refused(f"{name} cannot be unpacked: {error}") from error
 
 

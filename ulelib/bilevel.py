@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -193,7 +193,9 @@ class Bilevel:
     @property
     def immaterial(self) -> frozenset[str]:
         """What cannot change the result, beside `max_rounds`."""
-        alone = self.wise == "sample" and not self.learning.together
+        views = (self.view, self.inner_view or self.view, self.stop_view or self.view)
+        together = self.learning.together or any(view(one).together for one in views)
+        alone = self.wise == "sample" and not together
         untested = () if self.rounds is None else ("stop_error",)
         return frozenset((*untested, *(["inner_batch_size"] if alone else ())))
 
@@ -265,9 +267,13 @@ def minimise_error(
     outer_batches = _endless(len(images), settings.outer_batch_size, generator, together)
 
     rounds: list[float] = []  # the source model's error after each
+
+    def made() -> Perturbation:
+        return noise.perturbation(images, steps.epsilon, str(settings.view), started, rounds)
+
     while not settings.done(rounds):
         if settings.rounds is None and len(rounds) == settings.max_rounds:
-            raise _not_converged(settings, noise.perturbation(settings, images, rounds, started))
+            raise _not_converged(settings, made())
         if settings.from_scratch and rounds:
             learner, optimizer = _fresh(settings, images, _draw_seed(generator), precision)
 
@@ -302,7 +308,7 @@ def minimise_error(
         rounds.append(learner.error(shown, noise))
         report(f"round {len(rounds)}: error {rounds[-1]:.1%}")
 
-    return noise.perturbation(settings, images, rounds, started)
+    return made()
 
 
 class Classifier:
@@ -350,7 +356,10 @@ class SampleWise:
         delta: `(N, 3 or 1, H, W)`, at first 0.
         labels: `(N,)` of all images.
         rows: `(M,)` of those that are protected.
+        kind: `Perturbation.kind`.
     """
+
+    kind: ClassVar[str] = "sample_wise"
 
     def __init__(
         self, images: ImageSet, channels: int, only: tuple[int, ...] | None = None
@@ -398,13 +407,19 @@ class SampleWise:
         return self.rows[torch.randperm(len(self.rows), generator=generator).to(device())]
 
     def perturbation(
-        self, settings: Bilevel, images: ImageSet, rounds: list[float], started: float
+        self,
+        images: ImageSet,
+        epsilon: float,
+        defender: str,
+        started: float,
+        rounds: Sequence[float] = (),
     ) -> Perturbation:
+        """This noise as it is now; `started` when `time.perf_counter` said so."""
         return Perturbation(
             delta=self.delta.cpu(),
-            kind=f"{settings.wise}_wise",
-            epsilon=settings.inner.epsilon,
-            defender=f"{settings.view}",
+            kind=self.kind,
+            epsilon=epsilon,
+            defender=defender,
             fingerprint=images.fingerprint,
             rounds=tuple(rounds),
             seconds=time.perf_counter() - started,
@@ -416,6 +431,8 @@ class ClassWise(SampleWise):
 
     So the last batches decide, and they are drawn; both as released (`perturbation.py:166-223`).
     """
+
+    kind = "class_wise"
 
     def _deltas(self, images: ImageSet) -> int:
         return len(images.classes)
@@ -484,8 +501,9 @@ def _endless(
         whole: batches of one size, drawn anew for each pass (see `Learning.together`).
     """
     order = torch.randperm(count, generator=generator).to(device())
+    alone = count % size == 1  # the last image of all; batch norm cannot train on one
     while True:
-        yield from _batches(order, size, whole)
+        yield from _batches(order, size, whole or alone)
         if whole:
             order = torch.randperm(count, generator=generator).to(device())
 

@@ -310,9 +310,11 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
 
 def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]:
     """Both, as an exploiter scales them, of the pairs that can be used; and those pairs."""
-    first, wrong = pictures.read_each([pair[0] for pair in pairs], size)
-    second, also = pictures.read_each([pair[1] for pair in pairs], size)
-    kept = [place for place in range(len(pairs)) if place not in (wrong | also)]
+    files = list(dict.fromkeys(file for pair in pairs for file in pair[:2]))  # others' are both
+    pixels, wrong = pictures.read_each(files, size)
+    place_of = {file: place for place, file in enumerate(files)}
+    sides = [(place_of[clean], place_of[copy]) for clean, copy, _ in pairs]
+    kept = [place for place, both in enumerate(sides) if not wrong.keys() & both]
     names = [pairs[place][2] for place in kept]
     counts = {name: names.count(name) for name in sorted(set(names))}
     classes = tuple(name for name, count in counts.items() if count >= FEWEST)
@@ -323,9 +325,10 @@ def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]
         )
     kept = [place for place in kept if pairs[place][2] in classes]
     labels = torch.tensor([classes.index(pairs[place][2]) for place in kept])
+    first, second = zip(*(sides[place] for place in kept), strict=True)
     return (
-        ImageSet(first[kept], labels, classes, "clean pictures"),
-        ImageSet(second[kept], labels, classes, "protected pictures"),
+        ImageSet(pixels[list(first)], labels, classes, "clean pictures"),
+        ImageSet(pixels[list(second)], labels, classes, "protected pictures"),
         [pairs[place] for place in kept],
     )
 

@@ -50,7 +50,7 @@ MOST_BYTES = 160_000_000  # of one array; 50,000 images have 153.6 million
 CACHE_FORMAT = 3  # rises when the same file is parsed differently
 # What a cut connection, a proxy's error page or a broken file can raise beside the usual errors.
 DOWNLOAD_ERRORS = (http.client.HTTPException, tarfile.TarError, zlib.error)
-NPZ_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, RuntimeError)
+ZIP_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, RuntimeError)
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
@@ -175,7 +175,7 @@ def _parse(source: Path, split: str, n_classes: int) -> Arrays:
         _look_at_headers(source, split)
         with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images, labels = file[f"x_{split}"], file[f"y_{split}"]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, *NPZ_ERRORS) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, *ZIP_ERRORS) as error:
         raise ValueError(
             f"{source} cannot be read ({error or type(error).__name__}); expected an npz file with "
             f"x_{split} and y_{split}. Fetch it again."

@@ -251,4 +251,4 @@ class TwoViews:
 
     def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
         """The share of the noise that lies nearer to another class's mean; no image is shown."""
-        return misplaced(noise.delta, noise.labels)
+        return misplaced(noise)

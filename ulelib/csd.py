@@ -132,30 +132,33 @@ class Separation:
                     loss_of, noise.of(batch), step=steps.step, steps=steps.steps, add=bounds.add
                 )
                 noise.set(batch, moved)
-            rounds.append(misplaced(noise.delta, noise.labels))
+            rounds.append(misplaced(noise))
             report(f"pass {number + 1} of {self.passes}: {rounds[-1]:.1%} nearer to another class")
-        return Perturbation(
-            delta=noise.delta.cpu(),
-            kind="sample_wise",
-            epsilon=steps.epsilon,
-            defender="CSD",
-            fingerprint=images.fingerprint,
-            rounds=tuple(rounds),
-            seconds=time.perf_counter() - started,
-        )
+        return noise.perturbation(images, steps.epsilon, "CSD", started, rounds)
+
+
+def misplaced(noise: SampleWise) -> float:
+    """The share of what is protected whose noise lies nearer to the mean of another class, or to
+    the images that have none, than to that of its own; see `misplaced_rows`."""
+    names = torch.full_like(noise.labels, -1)  # those without noise are one more class
+    names[noise.rows] = noise.labels[noise.rows]
+    return float(misplaced_rows(noise.delta, names)[noise.rows].float().mean())
 
 
 @torch.no_grad()
-def misplaced(delta: torch.Tensor, labels: torch.Tensor) -> float:
-    """The share of noises that lie nearer to the mean of another class than to that of their own.
+def misplaced_rows(delta: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which noises lie nearer to the mean of another class than to that of their own.
 
-    A noise counts in no mean that it is compared with, so that the share is 0 where the classes are
+    A noise counts in no mean that it is compared with, so that none is where the classes are
     apart, and (M - 1) / M, nearly, where the noise knows nothing of M classes. One that is alone in
     its class is misplaced.
 
     Args:
         delta: `(N, ...)` float, noise of a whole set.
         labels: `(N,)` int64.
+
+    Returns:
+        `(N,)` bool.
     """
     noise = delta.flatten(1)
     present, member_of = labels.unique(return_inverse=True)
@@ -173,4 +176,4 @@ def misplaced(delta: torch.Tensor, labels: torch.Tensor) -> float:
     ) ** 2
     far_own = square - 2 * (n * along_own - own) / (n - 1)
     far.scatter_(1, member_of[:, None], torch.where(n > 1, far_own, torch.inf)[:, None])
-    return float((far.argmin(1) != member_of).float().mean())
+    return far.argmin(1) != member_of

@@ -76,7 +76,8 @@ def _switches(frame: pd.DataFrame) -> dict[str, dict[str, pd.Series[float]]]:
     columns["gray less standard"] = runs["gray"] - runs["standard"]
     lines: dict[str, dict[str, pd.Series[float]]] = {}
     for column, by_export in columns.items():
-        exact, released, positive, truncated = (by_export[export] for export in EXPORTS)
+        exact, released = by_export["exact"], by_export["as_released"]
+        positive, truncated = by_export["positive"], by_export["truncated"]
         lines[column] = {
             "dropping negative noise": ((positive - exact) + (released - truncated)) / 2,
             "truncating": ((truncated - exact) + (released - positive)) / 2,

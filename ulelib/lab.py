@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ from ulelib.pgd import ATTACKS
 from ulelib.profiles import PROFILES, Profile
 from ulelib.published import CLEAN
 from ulelib.settings import Op, key_of
-from ulelib.stages import Attacked, Data, Noise, Part, Pretrained, Run, Stage
+from ulelib.stages import Attacked, Data, Noise, Part, Precision, Pretrained, Run, Stage
 from ulelib.store import Store, manifest
 
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
@@ -186,7 +186,7 @@ class Lab:
         *,
         data: Data | None = None,
         source: Op | None = None,
-        precision: Literal["float32", "bfloat16"] | None = None,
+        precision: Precision | None = None,
         **changes: Any,
     ) -> Noise:
         """The stage that makes a defender's noise.
@@ -230,7 +230,7 @@ class Lab:
         setting: str = "-",
         index: str = "own",
         noise_after: bool = False,
-        precision: Literal["float32", "bfloat16"] | None = None,
+        precision: Precision | None = None,
     ) -> Cell:
         """One training, with its names.
 

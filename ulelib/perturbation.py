@@ -45,7 +45,8 @@ class Perturbation:
         epsilon: the L-infinity radius, in units of the pixel range [0, 1].
         defender: how it was made, in a word or two: the view of Algorithm 1's loop, "AdvPois".
         fingerprint: `ImageSet.fingerprint` of the images it was made for.
-        rounds: the source model's error (a fraction) after each round of Algorithm 1.
+        rounds: the source model's error (a fraction) after each round of Algorithm 1; of CSD and
+            TUE, the share of the noise nearer to another class's mean (`csd.misplaced`).
         seconds: how long it took to make.
 
     Raises:
@@ -317,7 +318,8 @@ def _is_number(value: object) -> bool:
 def apply_delta(
     images: torch.Tensor, delta: torch.Tensor, epsilon: float, export: str = "exact"
 ) -> torch.Tensor:
-    """Add noise to 8-bit images; the only place where anything is rounded or cast.
+    """Add noise to 8-bit images: where all experiments round and cast. (`protect` does both at each
+    picture's own size, `protect.spread`.)
 
     Args:
         images: `(N, 3, H, W)` uint8.

@@ -166,16 +166,20 @@ def _end_with_parent() -> None:
 
 
 def title(stage: Stage) -> str:
-    """A stage in words, e.g. "training: standard exploiter, seed 0, on ULEO noise"."""
+    """A stage in words, e.g. "training: gray mixup, convnet, seed 0, on exact noise: Random for
+    cifar10, seed 0"."""
     match stage:
         case Noise():
             view = getattr(stage.method, "view", None)
             named = f"{type(stage.method).__name__}{f' ({view})' if view else ''}"
             return f"noise: {named} for {stage.data.name}, seed {stage.seed}"
         case Run():
-            prepare = " ".join(op.name for op in stage.exploiter.prepare) or "standard"
+            does = stage.exploiter
+            names = [op.name for op in (*does.prepare, does.mix) if op]
+            names += ["projection"] * bool(does.project) + ["adversarial"] * bool(does.attack)
+            named = " ".join(names) or "standard"
             parts = ", ".join(_part(part) for part in stage.train)
-            return f"training: {prepare}, {stage.net.name}, seed {stage.seed}, on {parts}"
+            return f"training: {named}, {stage.net.name}, seed {stage.seed}, on {parts}"
         case Pretrained():
             parts = ", ".join(_part(part) for part in stage.train)
             method = stage.contrastive.method
@@ -230,11 +234,16 @@ class _Plan:
         for key, stage in list(self.todo.items()):
             if len(self.under_way) >= self._width():
                 return
-            unmet = [key_of(needed) for needed in needs(stage) if key_of(needed) in self.todo]
-            if any(needed in self.lost for needed in map(key_of, needs(stage))):
+            needed = {key_of(one) for one in needs(stage)}
+            if needed & self.lost:
                 self.lost.add(key)
                 del self.todo[key]
-            elif key not in busy and not unmet and self.look_again.get(key, 0) <= now:
+            elif (
+                key not in busy
+                and needed.isdisjoint(self.todo)
+                and self.look_again.get(key, 0) <= now
+            ):
+                self.look_again.pop(key, None)
                 now = time.monotonic()
                 self._show(bar, stage)  # before it begins: in this process it is at its end then
                 future = self.work.submit(_compute_here, stage, str(self.store.folder))

@@ -151,7 +151,7 @@ def pretrain(
         untrained=untrained,
         curve=tuple(curve),
         spread=spread,
-        chance=100 / len(train_set.classes),
+        chance=100 / len(test_set.classes),
         seconds=time.perf_counter() - started,
     )
     return shows, model.backbone

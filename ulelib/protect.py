@@ -142,7 +142,7 @@ class Report:
         written: how many pictures.
         left_out: names, and why each is not protected.
         changed: names, and what else is different in them.
-        rounds: the source model's error after each round.
+        rounds: see `Perturbation.rounds`.
         seconds: of all.
     """
 
@@ -489,9 +489,9 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         coding = _coding(opened, job)
     lossless = kind == "WEBP" and job.quality is None and _is_lossless(file)
     webp = {"lossless": True} if lossless else {"quality": job.quality or 95}
-    if job.drop_location and GPS in exif:
+    placed = job.drop_location and GPS in exif
+    if placed:
         del exif[GPS]
-        coded = b""  # Pillow writes them anew, its own way
         notes.append("the place was left out")
     target = {"keep": kind, "png": "PNG", "jpg": "JPEG"}[job.format]
     if target in ("JPEG", "BMP") and upright.mode in ("LA", "RGBA"):
@@ -504,7 +504,7 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
     if turned is not None:
         noisy = noisy.transpose(turned)
     if len(exif):
-        told["exif"], lost = _exif(exif, coded)
+        told["exif"], lost = _exif(exif, coded, changed=placed)
         notes += lost
     options = {"PNG": {}, "BMP": {}, "JPEG": coding, "WEBP": webp}[target]
     if target == "BMP":
@@ -519,12 +519,13 @@ MOST_EXIF = 65_000  # bytes that fit into a JPEG
 PREVIEW = b"\xff\xd8\xff"  # a JPEG's beginning: of the picture without noise, in its EXIF data
 
 
-def _exif(exif: Image.Exif, coded: bytes) -> tuple[bytes, list[str]]:
+def _exif(exif: Image.Exif, coded: bytes, changed: bool) -> tuple[bytes, list[str]]:
     """EXIF data as bytes, without previews; of some that cannot be written again, the orientation
     alone.
 
     Args:
-        coded: the same, as the file had them; b"" to write them anew.
+        coded: the same, as the file had them; b"" if it had none.
+        changed: whether they are the same no more.
     """
     try:
         as_coded = Image.Exif()
@@ -532,7 +533,8 @@ def _exif(exif: Image.Exif, coded: bytes) -> tuple[bytes, list[str]]:
         previewed = PREVIEW in coded or bool(as_coded.get_ifd(ExifTags.IFD.IFD1))
         # Pillow takes an orientation from XMP data, too, which are not written.
         alike = as_coded.get(0x0112) == exif.get(0x0112)
-        whole = coded if alike and not previewed else exif.tobytes()  # without a preview
+        as_it_is = coded and alike and not (changed or previewed)
+        whole = coded if as_it_is else exif.tobytes()  # Pillow's own way, and without a preview
         if len(whole) <= MOST_EXIF and PREVIEW not in whole:
             return whole, ["the preview in its EXIF data was left out"] * previewed
     except (struct.error, TypeError, ValueError, OverflowError):

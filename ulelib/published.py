@@ -602,12 +602,12 @@ def _references(
             )
         return float(frame.loc[alike, "accuracy"].mean()), own.iloc[0]
     same = whole[whole["net"] == names["net"]]
-    if same.empty and whole["net"].nunique() > 1:
+    if same.empty:
         raise ValueError(
             f"no result of the standard exploiter with {names['net']} on clean images, by which "
             f"that on {names['defender']} is measured"
         )
-    ours = float((whole if same.empty else same)["accuracy"].mean())
+    ours = float(same["accuracy"].mean())
     model = there["model"]
     standard = clean[(clean["exploiter"] == "standard") & clean["model"].isin((model, ""))]
     standard = standard[~standard["setting"].str.contains("clean|test")]

@@ -100,6 +100,7 @@ class Op:
                 raise ValueError(f'{self.name}: no option can be called "op"')
             try:
                 canonical(value)
+                hash(value)
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"{self.name}: {name} is {value!r}, neither finite number, text nor tuple"

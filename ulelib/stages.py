@@ -144,12 +144,13 @@ class Part:
             raise ValueError("Part.export is for noise; clean images are published as they are")
         if noise is None and self.index != "own":
             raise ValueError("Part.index is for noise")
-        if self.index == "resized" and noise and noise.data.pictures != self.data.pictures:
+        same = noise is not None and noise.data.pictures == self.data.pictures
+        if self.index == "resized" and noise and not same:
             raise ValueError(
                 f'Part.index "resized" is for noise of the same pictures at another size: made for '
                 f"{noise.data}, these are {self.data}"
             )
-        if noise is not None and noise.data == self.data and not _within(self.take, noise.take):
+        if noise and same and not _within(self.take, noise.take):
             raise ValueError(f"Part.take is {self.take}, but the noise was made for {noise.take}")
 
 
@@ -200,9 +201,11 @@ class Pretrained:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("Pretrained.train is empty: a training needs images")
-        if self.recipe.label_smoothing or self.recipe.flip_at_test:
+        recipe = self.recipe
+        if recipe.label_smoothing or recipe.flip_at_test or recipe.schedule_by != "batch":
             raise ValueError(
-                "Pretrained.recipe: there are no labels to smooth, and no logits of mirror images"
+                "Pretrained.recipe: there are no labels to smooth and no logits of mirror images, "
+                "and the rate changes by batch"
             )
         check_net(self.net)
 
@@ -256,7 +259,8 @@ def compute(
         if not mine:
             return False
         if not store.find(stage):  # made while this process waited
-            store.put(stage, lambda folder: _write(stage, folder, store, report), machine.made_by())
+            write = _WRITE[type(stage)]
+            store.put(stage, lambda folder: write(stage, folder, store, report), machine.made_by())
     return True
 
 
@@ -293,9 +297,10 @@ def record(stage: Stage, store: Store) -> dict[str, Any]:
         its rounds and seconds); "made": who computed it, see `machine.made_by`.
     """
     place = _found(stage, store)
-    _interpreted(place, _READ[type(stage)])  # who shows its numbers must be able to read them
-    told = manifest(place)
-    return {"spec": told["spec"], "result": _read_record(place), "made": told["made"]}
+    if not isinstance(stage, Noise):  # who shows its numbers must be able to read them
+        _interpreted(place, _READ[type(stage)])
+    told, result = manifest(place), _interpreted(place, _read_record)
+    return {"spec": told["spec"], "result": result, "made": told["made"]}
 
 
 def _found(stage: Stage, store: Store) -> Path:
@@ -384,7 +389,8 @@ def published(part: Part, store: Store) -> ImageSet:
     if part.noise is None:
         return whole if part.take == WHOLE else whole.select(rows)
     noise: Perturbation = load(part.noise, store)
-    made_for = rows_of(whole, part.noise.take) if part.noise.data == part.data else rows
+    same = part.noise.data.pictures == part.data.pictures
+    made_for = rows_of(whole, part.noise.take) if same else rows
     protected = whole if len(made_for) == len(whole) else whole.select(made_for)
     if part.index == "class":
         noise = noise.indexed_by_class(protected)
@@ -398,10 +404,6 @@ def published(part: Part, store: Store) -> ImageSet:
 
 
 # --- what each kind of stage writes and reads -----------------------------------------------------
-
-
-def _write(stage: Stage, folder: Path, store: Store, report: Callable[[str], None]) -> None:
-    _WRITE[type(stage)](stage, folder, store, report)
 
 
 def _write_noise(stage: Noise, folder: Path, store: Store, report: Callable[[str], None]) -> None:

@@ -36,11 +36,13 @@ class View:
             `torch.Generator` for the random choices, to images of equal shape, dtype and range.
         random: whether every pass draws another picture.
         gray: whether the three channels of what it returns are equal.
+        together: whether something is drawn for a batch as a whole.
     """
 
     show: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
     random: bool = False
     gray: bool = False
+    together: bool = False
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return self.show(images, generator)
@@ -271,7 +273,7 @@ def _contrastive(
         seen = torch.where(turned_gray, gray(seen), seen)
         return seen if images.dtype != torch.uint8 else (255 * seen).round().to(torch.uint8)
 
-    return View(show, random=True)
+    return View(show, random=True, together=True)
 
 
 def _as_float(images: torch.Tensor) -> torch.Tensor:
