@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from ulelib import claims
-from ulelib.claims import LEANS, judge, verdicts, words
+from ulelib.claims import LEANS, NO_ROOM, judge, verdicts, words
 from ulelib.profiles import PROFILES
 
 TEST = {
@@ -28,6 +28,7 @@ def claim(*tests: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def rows(defender: str, exploiter: str, *accuracies: float, **names: str) -> list[dict[str, Any]]:
     given = {"export": "-" if defender == "clean" else "as_released", "net": "n", "source": "-"}
+    given |= {"chance": 10.0}  # type: ignore[dict-item]
     return [
         {"defender": defender, "exploiter": exploiter, "seed": seed, "accuracy": accuracy}
         | {"curve": (accuracy + 5, accuracy - 1), "setting": "-"}
@@ -92,6 +93,17 @@ def test_outcome_of_a_predicate(judged: Any, accuracies: tuple[float, ...], outc
     told = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(TEST))
     assert told["outcome"].tolist() == [outcome]
     assert told["n"].tolist() == [len(accuracies)]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "outcome"), [((17.0, 19.0, 18.0), "no room"), ((19.0, 21.0, 20.0), "fails")]
+)
+def test_nothing_can_lie_far_below_what_is_near_chance(
+    judged: Any, accuracies: tuple[float, ...], outcome: str
+) -> None:
+    test = {"left": TEST["right"], "right": TEST["left"], "at_most": -9.0}
+    told = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(test))
+    assert told["outcome"].tolist() == [outcome]
 
 
 def test_the_interval_is_welchs(judged: Any) -> None:
@@ -170,13 +182,19 @@ def test_a_setting_that_is_not_named_is_the_plain_one(judged: Any) -> None:
         ({"": ["holds"]}, "holds"),
         ({"": ["holds", "fails"]}, "does not hold"),
         ({"": ["holds", "open"]}, "open"),
-        ({"exact": ["fails"], "as released": ["holds", "holds"]}, "holds only as released"),
+        ({"exact": ["fails"], "as released": ["holds", "holds"]}, 'holds only under "as released"'),
         ({"exact": ["holds"], "as released": ["holds"]}, "holds"),
-        ({"exact": ["fails"], "as released": ["open"]}, "fails exact, else open"),
-        ({"exact": [LEANS[True]], "as released": ["fails"]}, "fails as released, else open"),
-        ({"exact": ["holds"], "as released": ["open"]}, "holds exact, else open"),
-        ({"exact": ["holds"], "as released": [LEANS[False]]}, "holds exact, else open"),
-        ({"a": ["holds"], "b": ["fails"], "c": ["open"]}, "holds a, fails b, else open"),
+        ({"exact": ["fails"], "as released": ["open"]}, 'fails under "exact", else open'),
+        (
+            {"exact": [LEANS[True]], "as released": ["fails"]},
+            'fails under "as released", else open',
+        ),
+        ({"exact": ["holds"], "as released": ["open"]}, 'holds under "exact", else open'),
+        ({"exact": ["holds"], "as released": [NO_ROOM]}, 'holds under "exact", else open'),
+        (
+            {"a": ["holds"], "b": ["fails"], "c": ["open"]},
+            'holds under "a", fails under "b", else open',
+        ),
         ({"": [LEANS[True], LEANS[True]]}, "open, leans to yes"),
         ({"": [LEANS[True], LEANS[False]]}, "open, leans to no"),
         ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open, leans both ways"),

@@ -8,7 +8,8 @@ committed before the runs that they judge, except where `fixed = "after"` says o
     verdicts(ledger)            one row a claim
 
 The rule is that of `published.verdict`: from three runs on the 95 % interval decides; one or two
-runs only show where it leans.
+runs only show where it leans. A predicate that no accuracy could satisfy, since the one that it
+asks to be undercut is so near to chance already, is not judged.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ulelib.published import ENOUGH, half_width, span, tint
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 LEANS = {True: "leans to yes", False: "leans to no"}  # fewer runs than an interval needs
 NOT_TESTED = "not tested"
+NO_ROOM = "no room"  # what should lie so far below another accuracy would lie below chance
 # Light tints that stay apart for colour-blind readers; the cell says the word as well.
 _TINTS = {
     HOLDS: "#cfe4f7",
@@ -38,7 +40,7 @@ _TINTS = {
     LEANS[True]: "#e6eff7",
     LEANS[False]: "#f3ecd9",
 }
-OUTCOMES = (HOLDS, FAILS, OPEN, *LEANS.values(), NOT_TESTED)
+OUTCOMES = (HOLDS, FAILS, OPEN, *LEANS.values(), NO_ROOM, NOT_TESTED)
 MEASURES = {
     "accuracy": lambda frame: frame["accuracy"],
     "best": lambda frame: frame["curve"].map(max),
@@ -126,9 +128,10 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         columns id, sentence, source, page, fixed, verdict, and why: the reason where it was not
-        tested. A verdict is "holds"; "holds only CONDITION", where it fails under the others;
-        "holds CONDITION, fails CONDITION, else open", or one of the two; "does not hold"; "open";
-        "open, leans to yes" (or no, or both ways) where too few runs decide; or "not tested".
+        tested. A verdict is "holds"; 'holds only under "CONDITION"', where it fails under the
+        others; 'holds under "CONDITION", fails under "CONDITION", else open', or one of the two;
+        "does not hold"; "open"; "open, leans to yes" (or no, or both ways) where too few runs
+        decide; or "not tested".
     """
     lines = []
     for claim in load():
@@ -228,6 +231,9 @@ def _judged(test: Mapping[str, Any], frame: pd.DataFrame | None) -> dict[str, An
     difference = float(sides[0].mean() - (sides[1].mean() if len(sides) > 1 else 0))
     n = min(map(len, sides))
     found = {**nothing, "difference": difference, "n": n}
+    undercut = len(sides) > 1 and most < 0 and test.get("value") != "learned"
+    if undercut and sides[1].mean() + most < frame["chance"].min():
+        return found | {"outcome": NO_ROOM}
     if n < ENOUGH:
         return found | {"outcome": LEANS[least <= difference <= most]}
     means = [(float(side.std()) / math.sqrt(len(side)), len(side) - 1) for side in sides]
@@ -256,7 +262,7 @@ def _values(frame: pd.DataFrame, selector: Mapping[str, str], test: Mapping[str,
 
 def _together(outcomes: list[str]) -> str:
     """What all tests of one condition say."""
-    for outcome in (FAILS, NOT_TESTED, LEANS[False], OPEN, LEANS[True]):
+    for outcome in (FAILS, NOT_TESTED, NO_ROOM, LEANS[False], OPEN, LEANS[True]):
         if outcome in outcomes:
             return outcome
     return HOLDS
@@ -266,17 +272,18 @@ def _verdict(conditions: Mapping[str, str]) -> str:
     found = set(conditions.values())
 
     def under(outcome: str) -> str:
-        return " and ".join(name for name, had in conditions.items() if had == outcome)
+        named = " and ".join(f'"{name}"' for name, had in conditions.items() if had == outcome)
+        return f"{outcome} under {named}"
 
-    if not found or found == {NOT_TESTED}:
+    if found <= {NOT_TESTED, NO_ROOM}:
         return NOT_TESTED
     if found == {HOLDS}:
         return HOLDS
     if found == {FAILS}:
         return "does not hold"
     if found == {HOLDS, FAILS}:
-        return f"holds only {under(HOLDS)}"
-    if decided := [f"{outcome} {under(outcome)}" for outcome in (HOLDS, FAILS) if outcome in found]:
+        return under(HOLDS).replace(HOLDS, "holds only", 1)
+    if decided := [under(outcome) for outcome in (HOLDS, FAILS) if outcome in found]:
         return ", ".join([*decided, f"else {OPEN}"])
     if found <= set(LEANS.values()):
         return f"{OPEN}, {found.pop() if len(found) == 1 else 'leans both ways'}"

@@ -144,13 +144,16 @@ def of_precision(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
-def machines(frame: pd.DataFrame) -> str:
+def machines(frame: pd.DataFrame, defender: str = "") -> str:
     """What a caption adds where the runs that are compared were not computed on one kind of
     processor; else "".
 
     Args:
         frame: of `Lab.table`.
+        defender: and its variants alone are compared; "": all.
     """
+    if defender:
+        frame = frame[frame["defender"].map(row_of) == defender]
     kinds = sorted(frame["device"].unique())
     if len(kinds) < 2:
         return ""
