@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -389,6 +390,21 @@ def test_what_the_store_holds_goes_before_what_was_recorded(
     again = Lab("smoke", store=folder, keep=True)
     again.table([again.cell("ULEO")])
     assert all("once" not in record["result"] for record in again.records().values())
+
+
+def test_what_is_made_again_and_comes_out_the_same_keeps_its_record(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other pages tell the same stage, and need not be made again for its seconds."""
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    lab = Lab("smoke", store=folder)
+    lab.table([lab.cell("ULEO")])
+    lab.save("page")
+    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
+        path.write_text(re.sub(r'"seconds":[\d.e-]+', '"seconds":1e6', path.read_text()))
+    again = Lab("smoke", store=folder, keep=True)
+    again.table([again.cell("ULEO")])
+    assert [one["result"]["seconds"] for one in again.records().values()] == [1e6, 1e6]
 
 
 def test_a_record_is_not_kept_beside_noise_that_another_processor_made(

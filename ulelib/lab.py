@@ -422,13 +422,16 @@ class Lab:
         return {key_of(stage): self._record(stage) for stage in self.made}
 
     def _record(self, stage: Stage) -> dict[str, Any]:
-        """Of the store where it holds the stage: it is what this page used."""
+        """Of the store where it holds the stage: it is what this page used. What was made again, to
+        be looked at, and came out the same keeps the record that it has."""
+        kept = self.known.get(key_of(stage))
         try:
-            return stages.record(stage, self.store)
+            found = stages.record(stage, self.store)
         except KeyError:  # it is not there
-            if key_of(stage) in self.known:
-                return self.known[key_of(stage)]
-            raise
+            if kept is None:
+                raise
+            return kept
+        return found if kept is None or not results.alike(found, kept) else kept
 
     def _share(self, data: Data) -> float:
         """How many images a data set has, of the profile's; which need not be at hand for it."""

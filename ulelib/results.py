@@ -118,6 +118,13 @@ def known(profile: str) -> dict[str, dict[str, Any]]:
     return _known_in(machine.folder("ULELIB_RESULTS", "results") / profile)
 
 
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records of a stage differ in nothing but when and how fast it was computed."""
+    numbers = [{**record["result"], "seconds": None} for record in (one, other)]
+    devices = [record["made"]["machine"]["device"] for record in (one, other)]
+    return numbers[0] == numbers[1] and devices[0] == devices[1]
+
+
 def pages(profile: str) -> list[str]:
     """The pages that have been recorded in a profile."""
     return sorted(_pages(machine.folder("ULELIB_RESULTS", "results") / profile))
