@@ -8,16 +8,22 @@ A mix is a function of images `(B, 3, H, W)` float32, targets `(B, C)` float32 w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from pydantic import Field
+
+from ulelib.settings import checked
 
 Mixed = tuple[torch.Tensor, torch.Tensor]
 Mix = Callable[[torch.Tensor, torch.Tensor, torch.Generator], Mixed]
+Alpha = Annotated[float, Field(gt=0, le=1000)]
 
 
-def mixup(alpha: float = 1.0) -> Mix:
+@checked
+def mixup(alpha: Alpha = 1.0) -> Mix:
     """Mixup (Zhang et al., ICLR 2018): one weight from Beta(alpha, alpha) for each batch."""
-    draw = _beta(alpha, "mixup")
+    draw = _beta(alpha)
 
     def mix(images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Mixed:
         share = float(draw(1, generator))
@@ -30,18 +36,19 @@ def mixup(alpha: float = 1.0) -> Mix:
     return mix
 
 
-def mixup_wrapper(times: int = 2, chance: float = 0.5, alpha: float = 1.0) -> Mix:
+@checked
+def mixup_wrapper(
+    times: Annotated[int, Field(ge=1, le=10)] = 2,
+    chance: Annotated[float, Field(gt=0, le=1)] = 0.5,
+    alpha: Alpha = 1.0,
+) -> Mix:
     """The Mixup of the released code (`dataset.py:755` of Unlearnable-Examples).
 
     There it wraps the data set: `times` times, each image is mixed with probability `chance` with
     another image, by a weight of its own from Beta(alpha, alpha). So a quarter of the images stays
     as it is. The others come from the same batch here, which is itself drawn from the whole set.
     """
-    if type(times) is not int or times not in range(1, 11):
-        raise ValueError(f"mixup_wrapper: times is {times!r}: 1 to 10")
-    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 < chance <= 1:
-        raise ValueError(f"mixup_wrapper: chance is {chance!r}: above 0, and at most 1")
-    draw = _beta(alpha, "mixup_wrapper")
+    draw = _beta(alpha)
 
     def mix(images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Mixed:
         count = len(images)
@@ -59,14 +66,12 @@ def mixup_wrapper(times: int = 2, chance: float = 0.5, alpha: float = 1.0) -> Mi
     return mix
 
 
-def _beta(alpha: object, name: str) -> Callable[[int, torch.Generator], torch.Tensor]:
+def _beta(alpha: float) -> Callable[[int, torch.Generator], torch.Tensor]:
     """Draws `(count,)` float32 from Beta(alpha, alpha)."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= 1000:
-        raise ValueError(f"{name}: alpha is {alpha!r}: a number above 0")
 
     def draw(count: int, generator: torch.Generator) -> torch.Tensor:
         # Beta(a, a) as a ratio of two gamma variables, drawn by the given generator.
-        pairs = torch.full((2, count), float(alpha))
+        pairs = torch.full((2, count), alpha)
         first, second = torch._standard_gamma(pairs, generator=generator)
         return first / (first + second)
 

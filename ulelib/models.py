@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import densenet, resnet, vgg
 
-from ulelib.settings import Op, look_up
+from ulelib.settings import Op, checked, look_up
 
 # Channel means and standard deviations of CIFAR-10's training images, in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -105,6 +105,7 @@ def linear(classes: int = 10, size: int = 32) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes))
 
 
+@checked
 def mlp(classes: int = 10, width: float = 1.0, sigmoid: bool = True) -> nn.Module:
     """The paper's multi-layer perceptron (section 6.1), 3072-256-128-10: 820,874 parameters.
 
@@ -114,8 +115,6 @@ def mlp(classes: int = 10, width: float = 1.0, sigmoid: bool = True) -> nn.Modul
             the paper does not say so. Its logits then differ by 1 at most, so its loss cannot fall
             below 1.46.
     """
-    if not isinstance(sigmoid, bool):
-        raise ValueError(f"mlp: sigmoid is {sigmoid!r}: True or False")
     first, second = _scaled(256, width), _scaled(128, width)
     return nn.Sequential(
         nn.Flatten(),

@@ -5,7 +5,8 @@ written as one canonical JSON text, whose hash is the key of what is computed fr
 pickled and sent to another machine; and it holds no function.
 
 `@settings` makes such a dataclass. Every field is checked against its annotation, and the error
-names the field: `Recipe.momentum`. The names below say the bounds that come up again and again.
+names the field: `Recipe.momentum`. `@checked` does the same for the arguments of a function. The
+names below say the bounds that come up again and again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, validate_call
 from pydantic.dataclasses import dataclass as checked_dataclass
 from typing_extensions import dataclass_transform
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+CHECKS = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -32,32 +35,48 @@ def settings(cls: type[T]) -> type[T]:
     `True` is no number and `"3"` no count; NaN and infinities are refused. The error is a
     ValueError that names the class, the field, the bound and what was given.
     """
-    config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
-    checked: Any = checked_dataclass(frozen=True, config=config)(cls)
-    initialise = checked.__init__
+    made: Any = checked_dataclass(frozen=True, config=CHECKS)(cls)
+    initialise, fields = made.__init__, [field.name for field in dataclasses.fields(made)]
 
     @functools.wraps(initialise)
     def init(self: Any, *values: Any, **named: Any) -> None:
         try:
             initialise(self, *values, **named)
         except ValidationError as error:  # its own text is many lines with a web address each
-            raise ValueError("; ".join(_told(cls, e) for e in error.errors())) from None
+            told = [_told(cls.__name__, fields, one) for one in error.errors()]
+            raise ValueError("; ".join(told)) from None
 
-    checked.__init__ = init
-    return checked  # type: ignore[no-any-return]
+    made.__init__ = init
+    return made  # type: ignore[no-any-return]
 
 
-def _told(cls: type, error: Any) -> str:
+def checked(function: F) -> F:
+    """Decorator: a function whose arguments are checked against its annotations, as settings are.
+
+    The function of an `Op` that has bounds: `jpeg.quality is 101: input should be ...`.
+    """
+    strict = validate_call(config=CHECKS)(function)
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*values: Any, **named: Any) -> Any:
+        try:
+            return strict(*values, **named)
+        except ValidationError as error:
+            told = [_told(function.__name__.strip("_"), known, one) for one in error.errors()]
+            raise ValueError("; ".join(told)) from None
+
+    return call  # type: ignore[return-value]
+
+
+def _told(what: str, fields: list[str], error: Any) -> str:
     """One refused field: `Recipe.momentum is 5: input should be less than 1`."""
     first, *within = error["loc"] or ("",)
     if isinstance(first, int):  # given by its place
-        fields = dataclasses.fields(cls)
         if first >= len(fields):
-            return f"{cls.__name__} takes {len(fields)} values, not {first + 1} or more"
-        first = fields[first].name
-    place = ".".join(map(str, (cls.__name__, first, *within)))
+            return f"{what} takes {len(fields)} values, not {first + 1} or more"
+        first = fields[first]
+    place = ".".join(map(str, (what, first, *within)))
     if error["type"] == "value_error":  # raised by the class itself; it names the field
         return str(error["ctx"]["error"])
     said = error["msg"][0].lower() + error["msg"][1:]

@@ -13,14 +13,16 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from ulelib.settings import Op, look_up
+from ulelib.settings import Op, Share, checked, look_up
 
 # ITU-R 601-2 luma, the weights of PIL's convert("L"). torchvision's Grayscale of a tensor, which
 # the released defender calls, has 0.2989 for red: a fortieth of a gray level less at most.
@@ -213,6 +215,9 @@ def halved(images: torch.Tensor) -> torch.Tensor:
     return as_float.round().to(torch.uint8) if top == 255 else as_float.to(images.dtype)
 
 
+Padding = Annotated[int, Field(ge=0, le=16)]  # pixels on each side
+
+
 def _identity() -> View:
     """The image itself: ULEO, and the standard exploiter."""
     return View(lambda images, _: images)
@@ -223,21 +228,24 @@ def _gray() -> View:
     return View(lambda images, _: gray(images), gray=True)
 
 
-def _crop_flip(padding: int = 4) -> View:
-    """Aug(x), section 4.2; `padding` pixels on each side, 0 to 16."""
-    if type(padding) is not int or padding not in range(17):
-        raise ValueError(f"padding is {padding!r}: 0 to 16 pixels")
+@checked
+def _crop_flip(padding: Padding = 4) -> View:
+    """Aug(x), section 4.2."""
     return View(lambda images, generator: crop_flip(images, generator, padding), random=True)
 
 
-def _gray_crop_flip(padding: int = 4) -> View:
+def _gray_crop_flip(padding: Padding = 4) -> View:
     """Gray(Aug(x)): the view of ULEO-GrayAugs (section 4.2, equation 6)."""
     aug = _crop_flip(padding)
     return View(lambda images, generator: gray(aug(images, generator)), random=True, gray=True)
 
 
+@checked
 def _contrastive(
-    smallest: float = 0.2, strength: float = 1.0, jittered: float = 0.8, gray_chance: float = 0.2
+    smallest: Annotated[float, Field(gt=0, le=1)] = 0.2,
+    strength: Share = 1.0,
+    jittered: Share = 0.8,
+    gray_chance: Share = 0.2,
 ) -> View:
     """The view of contrastive learning on CIFAR: a part of 0.2 to 1 of the area, enlarged; flipped;
     with chance 0.8 changed in colour (0.4, 0.4, 0.4, 0.1 times `strength`); with chance 0.2 gray.
@@ -246,14 +254,6 @@ def _contrastive(
     SimSiam's CIFAR recipes. All is drawn for each image, but for the order of the colour changes,
     which is a batch's. Float images; others pass through them.
     """
-    for name, value in (
-        ("smallest", smallest), ("strength", strength), ("jittered", jittered),
-        ("gray_chance", gray_chance),
-    ):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"contrastive: {name} is {value!r}: 0 to 1")
-    if not smallest:
-        raise ValueError("contrastive: smallest is 0: an image cannot be enlarged from nothing")
     spans = torch.tensor([0.4, 0.4, 0.4, 0.1]) * strength
     centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
 
@@ -280,25 +280,22 @@ def _as_float(images: torch.Tensor) -> torch.Tensor:
     return images / 255 if images.dtype == torch.uint8 else images
 
 
-def _bdr(bits: int = 2) -> View:
+@checked
+def _bdr(bits: Annotated[int, Field(ge=1, le=8)] = 2) -> View:
     """Bit-depth reduction to 1 to 8 bits a channel; see `bit_depth`."""
-    if type(bits) is not int or bits not in range(1, 9):
-        raise ValueError(f"bdr: bits is {bits!r}: 1 to 8")
     return View(lambda images, _: bit_depth(images, bits))
 
 
-def _jpeg(quality: int = 10) -> View:
+@checked
+def _jpeg(quality: Annotated[int, Field(ge=1, le=100)] = 10) -> View:
     """JPEG of quality 1 to 100; see `jpeg`."""
-    if type(quality) is not int or quality not in range(1, 101):
-        raise ValueError(f"jpeg: quality is {quality!r}: 1 to 100")
     return View(lambda images, _: jpeg(images, quality))
 
 
-def _blur(sigma: float = 1.0) -> View:
+@checked
+def _blur(sigma: Annotated[float, Field(gt=0, le=16)] = 1.0) -> View:
     """Gaussian blur of up to 16 pixels; see `blur`."""
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma <= 16:
-        raise ValueError(f"blur: sigma is {sigma!r}: above 0, and at most 16 pixels")
-    return View(lambda images, _: blur(images, float(sigma)))
+    return View(lambda images, _: blur(images, sigma))
 
 
 def _halved() -> View:
