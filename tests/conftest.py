@@ -13,6 +13,8 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is not loaded yet; tests run side by side
+# References are computed on the processor. With CUDA_VISIBLE_DEVICES=0 what needs a GPU runs.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -39,12 +41,6 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("ULELIB_STORE", str(tmp_path_factory.mktemp("store")))
         patch.setenv("ULELIB_RESULTS", str(tmp_path_factory.mktemp("results")))
         yield
-
-
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The project's folder."""
-    return ROOT
 
 
 @pytest.fixture(scope="module")

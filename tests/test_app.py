@@ -28,7 +28,7 @@ from helpers import PROJECT
 from ulelib import app as module
 from ulelib import check, protect
 from ulelib.app import HERE, UPLOADED, App, unpack
-from ulelib.protect import Refused
+from ulelib.protect import Job, Refused
 
 
 def coloured(colour: tuple[int, int, int], seed: int) -> bytes:
@@ -121,18 +121,54 @@ class TestApp:
         quick.join()
         assert in_download(quick) == {f"{number}.png" for number in range(8)}
 
+    def test_every_control_reaches_the_work(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[object] = []
+
+        def refused(folder: Path, out: Path, job: Job, others: Path, report: object) -> None:
+            given.extend((folder, out, job, others))
+            raise Refused("seen")
+
+        monkeypatch.setattr(module, "protect", refused)
+        quick.folder.value, quick.others.value, quick.out.value = str(folder), "/them", "/out"
+        quick.method.value, quick.strength.value, quick.size.value = "ULEO", 5, 64
+        quick.format.value, quick.drop_location.value = "png", True
+        quick.start.click()
+        quick.join()
+        job = Job(method="ULEO", strength=5, size=64, format="png", drop_location=True)
+        assert given == [folder, Path("/out"), job, Path("/them")]
+
+    def test_a_check_is_among_the_same_others(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[object] = []
+
+        def refused(folder: Path, out: Path, others: Path, report: object) -> None:
+            given.extend((folder, out, others))
+            raise Refused("seen")
+
+        monkeypatch.setattr(module, "check", refused)
+        quick._done = folder, Path("/out"), Path("/them")
+        quick.ask.disabled = False
+        quick.ask.click()
+        quick.join()
+        assert given == [folder, Path("/out"), Path("/them")]
+
     def test_shows_only_the_controls_of_one_source(self, quick: App) -> None:
         boxes = [quick._here, quick._upload]
         for source, shown in ((HERE, ["", "none"]), (UPLOADED, ["none", ""])):
             quick.source.value = source
             assert [box.layout.display for box in boxes] == shown
 
-    @pytest.mark.parametrize("source", [HERE, UPLOADED])
-    def test_says_what_is_missing(self, quick: App, source: str) -> None:
+    @pytest.mark.parametrize(
+        ("source", "said"), [(HERE, "name the folder"), (UPLOADED, "upload your pictures")]
+    )
+    def test_says_what_is_missing(self, quick: App, source: str, said: str) -> None:
         quick.source.value = source
         quick.start.click()
         quick.join()
-        assert "name the folder" in quick.said.value or "upload your pictures" in quick.said.value
+        assert said in quick.said.value
         assert quick.ask.disabled and not quick.start.disabled and not quick.download.value
 
     def test_says_what_was_refused_and_forgets_the_last_result(

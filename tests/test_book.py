@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from helpers import tool
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -26,22 +27,25 @@ def pages() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built pages, built from a copy: nothing of an older build is used."""
-    folder = tmp_path_factory.mktemp("book")
-    source = folder / "book"
-    shutil.copytree(ROOT / "book", source, ignore=shutil.ignore_patterns("_build", ".*"))
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    build = subprocess.run(
-        [str(jupyter_book), "build", "-W", "-n", "--keep-going", str(source)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    log = build.stdout
-    assert build.returncode == 0, log[-5000:]
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The demo's tool, with a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made := tool("demo"), "FOLDER", tmp_path_factory.mktemp("demo"))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def html(demo: Any) -> Path:
+    """The folder of the built pages and the demo's, built from a copy: nothing of an older build is
+    used. A warning would end it."""
+    (demo.FOLDER / "pages" / "smoke").mkdir(parents=True)
+    page = ROOT / "book" / "cpu" / f"{demo.NOTEBOOK}.ipynb"  # any executed page will do
+    shutil.copy(page, demo.FOLDER / "pages" / "smoke")
+    demo.stage(demo.FOLDER / "book")
+    folder: Path = demo.build(demo.FOLDER / "book").parent
+    log = (demo.FOLDER / "build.log").read_text()
     assert "WARNING" not in log and "ERROR" not in log, log[-5000:]
-    return source / "_build" / "html"
+    return folder
 
 
 def test_configuration_of_the_book_is_the_one_at_the_root() -> None:
@@ -60,6 +64,21 @@ def test_book_builds_without_a_warning(html: Path) -> None:
     assert (html / "index.html").is_file()
     for name in pages():
         assert (html / f"{name}.html").is_file()
+
+
+def test_the_demo_adds_its_page_to_a_copy(html: Path, demo: Any) -> None:
+    shown = (html / f"{demo.PAGE}.html").read_text()
+    assert "Made on this machine" in shown and "Table 2" in shown
+    assert "demo" not in (ROOT / "_toc.yml").read_text()
+    assert not (ROOT / "book" / f"{demo.PAGE}.ipynb").exists()
+
+
+def test_a_book_with_a_broken_link_is_not_built(tmp_path: Path, demo: Any) -> None:
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
+    (tmp_path / "_config.yml").write_text("title: Broken\n")
+    (tmp_path / "intro.md").write_text("# Intro\n\n[](nowhere)\n")
+    with pytest.raises(SystemExit, match="the book was not built"):
+        demo.build(tmp_path)
 
 
 def test_no_page_loads_anything_from_the_network(html: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from torchvision.models import resnet18
 
 from helpers import random_images
 from ulelib import check as module
@@ -84,6 +86,8 @@ class TestCheck:
         assert [text.rpartition("(")[2] for text in said[1:]] == [f"{n} of 8)" for n in range(1, 9)]
         swapped = by["nothing"]
         assert swapped.clean == 100 and swapped.protected == 0 and swapped.left == -1
+        for does in found.lines[4].does, found.lines[-1].does:  # at twice the size, and a probe
+            assert by[does].clean > 75 and by[does].protected < 25
         half = by["finding 50% of your pictures unprotected elsewhere"]
         assert half.clean == by["cropping and mirroring"].clean
         assert found.missing == () and len(found.shown) == 3
@@ -95,6 +99,25 @@ class TestCheck:
         assert all(line.clean == line.protected for line in found.lines)
         assert len(found.fails) == sum(line.left == 1 for line in found.lines) >= 3
         assert math.isnan(found.psnr)  # no pair differs
+
+    def test_a_share_is_protected_and_the_others_are_clean(self) -> None:
+        clean = random_images(40, size=8)
+        inverted = replace(clean, images=255 - clean.images)
+        mixed = module._partly(clean, inverted, 0.8, seed=0)
+        known = {one.numpy().tobytes(): (row, 0) for row, one in enumerate(clean.images)}
+        known |= {one.numpy().tobytes(): (row, 1) for row, one in enumerate(inverted.images)}
+        found = [known[one.numpy().tobytes()] for one in mixed.images]
+        assert sorted(row for row, _ in found) == list(range(40))
+        assert sum(protected for _, protected in found) == 32
+        assert mixed.labels.tolist() == [int(clean.labels[row]) for row, _ in found]
+
+    def test_features_of_imagenet_end_before_its_classes(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(module, "resnet18", lambda weights: resnet18())
+        named, backbone = module._backbone("imagenet", Store(tmp_path))
+        assert "ImageNet" in named
+        assert module.features(backbone, random_images(2, size=64)).shape == (2, 512)
 
     def test_copies_in_another_format_are_found(
         self, folders: tuple[Path, Path], untrained: Store

@@ -11,11 +11,11 @@ from ulelib.bilevel import Bilevel, Supervised, minimise_error
 from ulelib.contrastive import Contrastive, MoCo, SimCLR, SimSiam, Transferable
 from ulelib.csd import Separation, csd, misplaced_rows
 from ulelib.data import ImageSet
-from ulelib.pgd import Pgd
+from ulelib.pgd import CLAMPS, Pgd
 from ulelib.settings import described, key_of, op
 
 NET = op("convnet", widths=(8, 8, 16), stride=2)
-SMALL = {"hidden": 16, "dim": 8, "queue": 32}
+SMALL = {"hidden": 16, "dim": 8, "queue": 32, "temperature": 0.2}  # lightly's own is 0.5
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ class TestLosses:
             z = z / z.norm(dim=1, keepdim=True)
             expected, count = 0.0, len(first)
             for i in range(2 * count):
-                like = torch.exp(z @ z[i] / 0.5)
+                like = torch.exp(z @ z[i] / 0.2)
                 others = like.sum() - like[i]
                 expected -= float(torch.log(like[(i + count) % (2 * count)] / others))
             loss = model(first, second, "float32")
@@ -95,8 +95,8 @@ class TestLosses:
         with torch.no_grad():
             q, k = model.project(first), model.follower(second)
             q, k = q / q.norm(dim=1, keepdim=True), k / k.norm(dim=1, keepdim=True)
-            right = torch.exp((q * k).sum(1) / 0.5)
-            wrong = torch.exp(q @ model.criterion.memory_bank.bank.T / 0.5).sum(1)
+            right = torch.exp((q * k).sum(1) / 0.2)
+            wrong = torch.exp(q @ model.criterion.memory_bank.bank.T / 0.2).sum(1)
             expected = -torch.log(right / (right + wrong)).mean()
             loss = model(first, second, "float32")
         assert float(loss) == pytest.approx(float(expected), rel=1e-4)
@@ -164,6 +164,14 @@ class TestMoCo:
         for old, new in zip(before, model.follower.parameters(), strict=True):
             assert torch.allclose(new, old + 0.25, atol=1e-6)
 
+    def test_it_follows_in_every_step_of_the_loop(
+        self, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps: list[object] = []
+        monkeypatch.setattr(MoCo, "stepped", lambda self: steps.append(self))
+        minimise_error(images, loop("moco"))
+        assert len(steps) == 2 * 2
+
     def test_a_batch_larger_than_the_queue_is_refused(self, images: ImageSet) -> None:
         with pytest.raises(ValueError, match="does not fit into a queue of 32"):
             self.model(images).train()(*views(40), "float32")
@@ -198,6 +206,27 @@ class TestTransferableNoise:
         first, second = (minimise_error(images, still, seed=seed) for seed in (0, 1))
         assert first.delta.abs().mean() > 0.01
         assert not torch.equal(first.delta, second.delta)
+
+
+@pytest.mark.parametrize("spread", ["moving", "fixed"])
+def test_the_inner_loss_is_the_weighted_sum(images: ImageSet, spread: str) -> None:
+    told = Transferable(Contrastive("simclr", **SMALL), 0.5, 3.0, spread)  # type: ignore[arg-type]
+    learner = told.start(NET, images, 0, "float32")
+    learner.model.eval().requires_grad_(False)
+    labels, x = images.labels[:16], images.images[:16] / 255
+    delta = 0.01 * torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    losses = []
+    for generator, weights in zip(generators, (None, (0.5, 3.0)), strict=True):
+        moved = delta.clone().requires_grad_()
+        if weights is None:
+            loss = learner.objective(CLAMPS["none"](x, 8 / 255), labels, generator)(moved)
+        else:
+            contrastive = learner.loss(x + moved, labels, generator)
+            loss = weights[0] * contrastive + weights[1] * csd(moved, labels, spread)
+        (gradient,) = torch.autograd.grad(loss, moved)
+        losses.append((loss.detach(), gradient))
+    assert torch.allclose(losses[0][0], losses[1][0]) and torch.allclose(losses[0][1], losses[1][1])
 
 
 class TestSeparation:

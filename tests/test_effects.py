@@ -87,7 +87,9 @@ def test_the_interval_is_students() -> None:
 def test_runs_of_two_kinds_of_processor_are_told() -> None:
     alone = pd.DataFrame({"device": ["A", "A"]})
     assert machines(alone) == ""
-    assert "computed on A and B, which" in machines(pd.DataFrame({"device": ["B", "A", "B"]}))
+    both = pd.DataFrame({"device": ["B", "A", "B"], "defender": ["ULEO", "ULEO (x)", "clean"]})
+    assert "computed on A and B, which" in machines(both)
+    assert machines(both, "ULEO") and not machines(both, "clean")
 
 
 def precisions(single: list[float], half: list[float]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import QUICK_LAB, quick_profile, run_python
+from helpers import PROJECT, QUICK_LAB, quick_profile, run_python
 from ulelib import lab as lab_module
 from ulelib import machine, results, stages
 from ulelib.data import DataUnavailable
@@ -22,6 +22,7 @@ from ulelib.pgd import ATTACKS, Pgd
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of, op
 from ulelib.stages import Part, Pretrained, Run
+from ulelib.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,10 @@ def test_auto_falls_back_to_smoke_without_data(monkeypatch: pytest.MonkeyPatch) 
 
 def test_auto_takes_the_machines_profile_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lab_module, "is_available", lambda name: True)
-    lab = Lab("auto")
-    assert lab.profile.name == ("paper" if torch.cuda.is_available() else "cpu")
-    assert not lab.fell_back
+    for kind, name in (("cuda", "paper"), ("cpu", "cpu")):
+        monkeypatch.setattr(machine, "device", lambda kind=kind: torch.device(kind))
+        lab = Lab("auto")
+        assert lab.profile.name == name and not lab.fell_back
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper"])
@@ -282,7 +284,7 @@ def test_stored_stages_are_not_computed_again(lab: Lab, monkeypatch: pytest.Monk
     def forbidden(*arguments: object, **options: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(stages, "_write", forbidden)
+    monkeypatch.setattr(Store, "put", forbidden)
     again = Lab("smoke", store=lab.store.folder)
     assert again.table([again.cell("ULEO")]).equals(first)
     assert torch.equal(again.perturbation("ULEO").delta, noise.delta)
@@ -531,7 +533,7 @@ def test_default_folders_follow_the_environment(
             monkeypatch.delenv("ULELIB_STORE")
         else:
             monkeypatch.setenv("ULELIB_STORE", unset)
-        assert Lab("smoke").store.folder.name == ".ulelib"
+        assert Lab("smoke").store.folder == PROJECT / ".ulelib"
 
 
 def test_the_commit_is_the_projects_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

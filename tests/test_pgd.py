@@ -216,16 +216,32 @@ def test_projected_delta_keeps_both_bounds(
     assert torch.allclose(projected[inside], delta[inside], atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, data.ImageSet]:
+    """A network, and images to measure it on."""
+    train, test = data.load("shapes", "train"), data.load("shapes", "test")
+    chosen, tested = train.select(torch.arange(2000)), test.select(torch.arange(500))
+    recipe = dataclasses.replace(SMOKE.recipe, epochs=6)
+    return exploit(chosen, tested, Exploiter(), SMOKE.loop.net, recipe)[1], tested
+
+
+def test_attacks_are_the_papers() -> None:
+    assert {
+        "clean": None,
+        "FGSM": Pgd(8 / 255, 8 / 255, 1),
+        "PGD-20": Pgd(8 / 255, 2 / 255, 20, random_start=True),
+    } == ATTACKS
+
+
 @pytest.mark.parametrize("attack", sorted(name for name, budget in ATTACKS.items() if budget))
-def test_attacks_lower_accuracy_as_another_librarys_do(attack: str) -> None:
+def test_attacks_lower_accuracy_as_another_librarys_do(
+    attack: str, trained: tuple[nn.Module, data.ImageSet]
+) -> None:
     """Foolbox, on one trained network: Table 7's numbers must not hang on our attack.
 
     With an eighth of the radius, which leaves a network that was trained as usual something.
     """
-    train, test = data.load("shapes", "train"), data.load("shapes", "test")
-    chosen, tested = train.select(torch.arange(2000)), test.select(torch.arange(500))
-    recipe = dataclasses.replace(SMOKE.recipe, epochs=6)
-    _, model = exploit(chosen, tested, Exploiter(), SMOKE.loop.net, recipe)
+    model, tested = trained
     full = ATTACKS[attack]
     assert full is not None
     budget = dataclasses.replace(full, epsilon=full.epsilon / 8, step=full.step / 8)

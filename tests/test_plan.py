@@ -87,12 +87,13 @@ def test_titles_say_what_is_computed() -> None:
     assert plan.title(hardened).startswith("training: mixup adversarial, convnet")
 
 
-@pytest.mark.slow
-def test_a_pool_gives_the_same_bits(in_process: Store, tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with plan.pool(2, threads=1) as executor:
-        plan.run(wanted(), store, executor)
-    assert same(numbers(store), numbers(in_process))
+def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made = [plan.pool(), plan.pool(2), plan.pool(3, 5)]
+    assert [(one._max_workers, one._threads) for one in made] == [(8, 1), (2, 4), (3, 5)]
+    for one in made:
+        one.shutdown()
 
 
 class Deadly(plan.Processes):
@@ -116,6 +117,7 @@ def die() -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_loses_its_stage_and_no_other(in_process: Store, tmp_path: Path) -> None:
+    """And all that the pool computes is what one process computes, bit for bit."""
     store = Store(tmp_path)
     with Deadly(deaths=1) as executor:
         plan.run(wanted(), store, executor)

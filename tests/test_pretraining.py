@@ -8,7 +8,7 @@ import torch
 from helpers import random_images
 from ulelib import pretraining
 from ulelib.bilevel import Diverged
-from ulelib.contrastive import Contrastive
+from ulelib.contrastive import Contrastive, MoCo
 from ulelib.data import ImageSet
 from ulelib.exploiters import Recipe
 from ulelib.pretraining import Collapsed, features, linear_probe, neighbours, pretrain
@@ -32,14 +32,39 @@ def others() -> ImageSet:
 
 class TestPretrain:
     def test_shows_what_it_measures(self, images: ImageSet, others: ImageSet) -> None:
+        """The probes learn from clean images, whatever the network learned from."""
         lines: list[str] = []
-        shows, backbone = pretrain(images, images, others, LEARNS, NET, RECIPE, report=lines.append)
+        clean = random_images(60, size=32, seed=2)
+        shows, backbone = pretrain(images, clean, others, LEARNS, NET, RECIPE, report=lines.append)
         assert len(shows.curve) == len(lines) == 2
         assert shows.chance == pytest.approx(100 / 3)
-        known, seen = features(backbone, images), features(backbone, others)
-        assert known.shape == (48, 16)
-        assert shows.knn == pytest.approx(neighbours(known, images, seen, others))
-        assert shows.accuracy == pytest.approx(linear_probe(known, images, seen, others))
+        known, seen = features(backbone, clean), features(backbone, others)
+        assert known.shape == (60, 16)
+        assert shows.knn == pytest.approx(neighbours(known, clean, seen, others))
+        assert shows.accuracy == pytest.approx(linear_probe(known, clean, seen, others))
+        glimpse = others.select(torch.arange(20))
+        assert shows.curve[-1] == pytest.approx(neighbours(known, clean, seen[:20], glimpse))
+
+    def test_a_spread_of_one_fills_the_sphere(
+        self, images: ImageSet, others: ImageSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def anywhere(_: object, some: ImageSet, *__: object) -> torch.Tensor:
+            return torch.randn(len(some), 64, generator=generator)
+
+        monkeypatch.setattr(pretraining, "features", anywhere)
+        shows, _ = pretrain(images, images, others, LEARNS, NET, RECIPE)
+        assert shows.spread == pytest.approx(1, abs=0.1)
+
+    def test_a_second_network_follows_in_every_step(
+        self, images: ImageSet, others: ImageSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps: list[object] = []
+        monkeypatch.setattr(MoCo, "stepped", lambda self: steps.append(self))
+        moco = Contrastive("moco", hidden=16, dim=8, queue=32)
+        pretrain(images, images, others, moco, NET, RECIPE)
+        assert len(steps) == 2 * 3
 
     def test_the_untrained_network_knows_nothing_but_means_and_variances(
         self, images: ImageSet, others: ImageSet

@@ -17,10 +17,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image, ImageCms, ImageOps
 
+from ulelib import pictures
 from ulelib import protect as module
 from ulelib.__main__ import main
 from ulelib.csd import Separation
+from ulelib.data import ImageSet
 from ulelib.perturbation import Perturbation
+from ulelib.profiles import CPU
 from ulelib.protect import Job, Refused, protect, protected_file, spread
 
 QUICK = Job(method="CSD", size=16, strength=8)
@@ -209,6 +212,41 @@ class TestFolder:
         protect(tmp_path / "in", tmp_path / "out", job)
         names = {"x.bmp.jpg", "x.png.jpg", "y.jpg"}
         assert set(contents(tmp_path / "out")) == {f"{a}/{n}" for a in "ab" for n in names}
+
+    def test_each_picture_gets_the_noise_that_was_made_for_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def level(pixels: np.ndarray[Any, Any]) -> int:
+            return int(pixels.astype(int).sum()) % 13 - 6
+
+        def by_content(
+            self: Separation, images: ImageSet, *_: object, **__: object
+        ) -> Perturbation:
+            levels = torch.tensor([level(one.numpy()) for one in images.images])
+            delta = (levels.float().view(-1, 1, 1, 1) / 255).expand(-1, 3, 16, 16).clone()
+            return Perturbation(delta, "sample_wise", 8 / 255, "CSD", images.fingerprint)
+
+        monkeypatch.setattr(Separation, "make", by_content)
+        for number in range(12):
+            (tmp_path / "in" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            picture(seed=number).save(tmp_path / "in" / "ab"[number % 2] / f"{number}.png")
+        protect(tmp_path / "in", tmp_path / "out", QUICK)
+        found = set()
+        for new in (tmp_path / "out").glob("*/*.png"):
+            old = tmp_path / "in" / new.relative_to(tmp_path / "out")
+            moved = levels(Image.open(new)) - levels(Image.open(old))
+            found.add(level(pictures.read(old, 16)))
+            assert (moved == level(pictures.read(old, 16))).all()
+        assert len(found) > 3
+
+
+@pytest.mark.parametrize("method", sorted(module.METHODS))
+@pytest.mark.parametrize("strength", [2, 16, 32])
+def test_noise_is_made_at_the_strength_that_was_asked_for(method: str, strength: int) -> None:
+    inner = module.method_of(Job(method=method, strength=strength), 40).inner  # type: ignore[attr-defined]
+    usual = (CPU.separation if method == "CSD" else CPU.loop).inner
+    assert 255 * inner.epsilon == pytest.approx(strength)
+    assert inner.step / inner.epsilon == pytest.approx(usual.step / usual.epsilon)
 
 
 class TestGoingOn:
@@ -412,6 +450,33 @@ class TestPicture:
         assert notes == ["the place was left out"]
         assert exif.get(0x0110) == "Camera" and exif.get(0x0112) == orientation
         assert 0x8825 not in exif
+
+    def test_of_a_phones_several_pictures_the_first_is_written(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.jpg"
+        picture().save(file, "MPO", save_all=True, append_images=[picture(seed=1)])
+        data, notes = protected_file(file, 0 * DELTA, Job())
+        made = Image.open(io.BytesIO(data))
+        assert made.format == "JPEG" and notes == ["the first of its several pictures alone"]
+        assert np.abs(levels(made) - levels(Image.open(file))).mean() < 2
+
+    def test_a_profile_of_cmyk_goes_with_it(self, tmp_path: Path) -> None:
+        file = saved(picture(mode="CMYK"), tmp_path, "a.jpg", icc_profile=PROFILE)
+        data, notes = protected_file(file, DELTA, Job())
+        assert notes == ["CMYK became RGB", "its colour profile was left out"]
+        assert "icc_profile" not in Image.open(io.BytesIO(data)).info
+
+    @pytest.mark.parametrize("format", ["keep", "jpg"])
+    def test_quality_and_format_are_those_that_were_asked_for(
+        self, format: str, tmp_path: Path
+    ) -> None:
+        file = saved(picture((200, 200)), tmp_path, "a.jpg")
+        sizes = [
+            len(protected_file(file, DELTA, Job(format=format, quality=quality))[0])  # type: ignore[arg-type]
+            for quality in (30, 60, 95)
+        ]
+        assert sizes == sorted(set(sizes))
+        lossless, _ = protected_file(file, DELTA, Job(format="png"))
+        assert Image.open(io.BytesIO(lossless)).format == "PNG"
 
     def test_transparent_pictures_become_white_in_jpeg(self, tmp_path: Path) -> None:
         clear = Image.new("RGBA", (40, 40), (10, 200, 30, 0))

@@ -262,27 +262,6 @@ def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatc
     assert runner.stated(runner.NOTEBOOKS / "intro.ipynb", {"profile": "smoke"}) == []
 
 
-@pytest.mark.slow
-def test_demo_adds_its_page_to_a_copy_of_the_book(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    demo = tool("demo")
-    monkeypatch.setattr(demo, "FOLDER", tmp_path)
-    (tmp_path / "pages" / "smoke").mkdir(parents=True)
-    page = ROOT / "book" / "cpu" / f"{demo.NOTEBOOK}.ipynb"  # any executed page will do
-    shutil.copy(page, tmp_path / "pages" / "smoke")
-    contents = (ROOT / "_toc.yml").read_text()
-    demo.stage(tmp_path / "book")
-    index = demo.build(tmp_path / "book")  # a warning would end it
-    shown = index.parent.joinpath(f"{demo.PAGE}.html").read_text()
-    assert "Made on this machine" in shown and "Table 2" in shown
-    assert index.is_file() and (index.parent / "intro.html").is_file()
-    assert (ROOT / "_toc.yml").read_text() == contents
-    (tmp_path / "book" / "glossary.md").write_text("# Glossary\n\n[](nowhere)\n")
-    with pytest.raises(SystemExit, match="the book was not built"):
-        demo.build(tmp_path / "book")
-
-
 def test_demo_prints_what_was_measured() -> None:
     names = ["defender", "export", "exploiter", "seed", "accuracy"]
     rows = [

@@ -395,8 +395,8 @@ class Lab:
 
         Raises:
             ValueError: unknown defender.
-            NotConverged: see `bilevel.minimise_error`; the partial noise is kept in the store's
-                folder `partial`.
+            PlanFailed: with what went wrong in `exceptions`, such as `bilevel.NotConverged`, whose
+                partial noise is kept in the store's folder `partial`.
         """
         stage = defender if isinstance(defender, Noise) else self.noise(defender, seed)
         plan.run([stage], self.store)
