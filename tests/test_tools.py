@@ -99,7 +99,7 @@ def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
     assert runner.main() == 1
     assert "1 of 2 notebooks failed: a_fails" in capsys.readouterr().out
     assert (pages / "a_fails.ipynb").read_text() == "the old page"
-    assert "ZeroDivisionError" in (tmp_path / "failed" / "a_fails.ipynb").read_text()
+    assert "ZeroDivisionError" in (tmp_path / "failed" / "pages" / "a_fails.ipynb").read_text()
     page = nbformat.read(pages / "b_runs.ipynb", as_version=4)
     assert page.cells[-1].outputs[0].text == "3\n"
 
