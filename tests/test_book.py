@@ -13,6 +13,7 @@ import yaml
 from helpers import tool
 
 ROOT = Path(__file__).resolve().parent.parent
+CONTENTS = (ROOT / "_toc.yml").read_text()
 PAGES = [
     path
     for path in (ROOT / "book").rglob("*.ipynb")
@@ -69,7 +70,8 @@ def test_book_builds_without_a_warning(html: Path) -> None:
 def test_the_demo_adds_its_page_to_a_copy(html: Path, demo: Any) -> None:
     shown = (html / f"{demo.PAGE}.html").read_text()
     assert "Made on this machine" in shown and "Table 2" in shown
-    assert "demo" not in (ROOT / "_toc.yml").read_text()
+    assert (ROOT / "_toc.yml").read_text() == CONTENTS
+    assert (html / "index.html").is_file() and (html / "intro.html").is_file()
     assert not (ROOT / "book" / f"{demo.PAGE}.ipynb").exists()
 
 

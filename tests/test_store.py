@@ -363,10 +363,11 @@ def test_killed_lab_loses_the_stage_under_way_alone(tmp_path: Path) -> None:
     marker.unlink()
     kill_at(marker, start_python(STAGES, WORK=tmp_path, STOP="generation"))
     assert begun() == ["training", "generation"]
-    run_python(STAGES, WORK=tmp_path)
+    told = run_python(STAGES, WORK=tmp_path)
     assert begun() == ["generation", "training"]
     kept = sorted(path.parent.name for path in (tmp_path / "store").rglob(MANIFEST))
     assert len(kept) == 3 and not list((tmp_path / "store").rglob("*.tmp-*"))
+    assert told.splitlines()[-1] == run_python(STAGES, WORK=tmp_path).splitlines()[-1]
 
 
 def test_files_of_a_file_manager_are_no_damage(store: Store) -> None:
