@@ -139,6 +139,18 @@ def test_blur_equals_scipys(sigma: float) -> None:
     assert torch.allclose(views.blur(pixels, sigma), torch.from_numpy(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("side", [32, 33])
+def test_halving_equals_pil(side: int) -> None:
+    """To two levels: PIL rounds after each of its four passes, this one at its end."""
+    pixels = random_images(10, side).images
+    for image, seen in zip(pixels, views.halved(pixels), strict=True):
+        small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
+            (side // 2, side // 2), Image.Resampling.BILINEAR
+        )
+        back = np.asarray(small.resize((side, side), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(back - seen.permute(1, 2, 0).numpy()).max() <= 2
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     view=st.sampled_from(ALL_VIEWS),

@@ -26,7 +26,7 @@ from pandas.io.formats.style import Styler
 
 from ulelib import results
 from ulelib.profiles import OWN, PROFILES
-from ulelib.published import ENOUGH, half_width, span, tint
+from ulelib.published import ENOUGH, half_width, span, styled, tint
 
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 LEANS = {True: "leans to yes", False: "leans to no"}  # fewer runs than an interval needs
@@ -167,19 +167,8 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
             "outcome": lines["outcome"],
         }
     )
-    left = {"text-align": "left", "vertical-align": "top"}
-    styler = (
-        shown.style.hide(axis="index")
-        .set_properties(**left)
-        .map(tint, subset=["outcome"], tints=_TINTS)
-    )
-    return styler.set_caption(caption).set_table_styles(
-        [
-            {"selector": "", "props": "font-size: 0.8em;"},
-            {"selector": "th", "props": "text-align: left;"},
-            {"selector": "caption", "props": "caption-side: top; text-align: left;"},
-        ]
-    )
+    rules = {"td, th": "text-align: left; vertical-align: top;"}
+    return styled(shown, caption, 0.8, rules).map(tint, subset=["outcome"], tints=_TINTS)
 
 
 def words(test: Mapping[str, Any]) -> str:

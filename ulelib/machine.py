@@ -160,6 +160,6 @@ def _cpu_flags() -> set[str]:
 
 def _cpu_name() -> str:
     names = [
-        ln.split(":")[1].strip() for ln in _cpuinfo().splitlines() if ln.startswith("model name")
+        ln.split(":", 1)[1].strip() for ln in _cpuinfo().splitlines() if ln.startswith("model name")
     ]
     return names[0] if names else platform.processor() or "unknown processor"

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -362,9 +362,11 @@ class DaskExecutor(Executor):
         return self._workers()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if fn is not _compute_here:
+            return self._inner.submit(fn, *args, **kwargs)
+        stage, folder = args
         if self._shared:
-            return self._inner.submit(partial(_compute_shared, token=self._token), *args)
-        stage = args[0]
+            return self._inner.submit(_compute_shared, stage, folder, self._token)
         needed = [(one, pack(one, self._store)) for one in needs(stage)]
         return self._inner.submit(_compute_away, stage, needed)
 

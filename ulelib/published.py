@@ -511,21 +511,30 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
             shown[(first, kind)] = shown[(first, kind)].str.replace("_", " ")
         elif kind == "defender":  # a variant on a line of its own
             shown[(first, kind)] = shown[(first, kind)].str.replace(" (", "\n(")
-    styler = shown.style.hide(axis="index").map(tint)
-    styler = styler.set_table_styles(
-        [
-            {"selector": "", "props": "font-size: 0.76em;"},
-            {"selector": "th, td", "props": "padding: 0.3em 0.5em; text-align: right;"},
-            {"selector": "th.col_heading.level0", "props": "text-align: center;"},
-            {"selector": "td", "props": "white-space: pre; vertical-align: top;"},
-            {
-                "selector": "caption",
-                "props": "caption-side: top; text-align: left; padding-bottom: 0.5em;",
-            },
-        ]
-    )
+    rules = {
+        "th, td": "padding: 0.3em 0.5em; text-align: right;",
+        "th.col_heading.level0": "text-align: center;",
+        "td": "white-space: pre; vertical-align: top;",
+    }
     texts = [name for name in shown.columns if not name[0]]
-    styler = styler.set_properties(subset=texts, **{"text-align": "left"})
+    styler = styled(shown, caption, 0.76, rules).map(tint)
+    return styler.set_properties(subset=texts, **{"text-align": "left"})
+
+
+def styled(
+    shown: pd.DataFrame, caption: str | None, size: float, rules: Mapping[str, str]
+) -> Styler:
+    """A table of the book: no index, its caption above it.
+
+    Args:
+        size: of its letters, in those of the page.
+        rules: CSS properties by selector.
+    """
+    whole = {"": f"font-size: {size}em;", **rules}
+    whole["caption"] = "caption-side: top; text-align: left; padding-bottom: 0.5em;"
+    styler = shown.style.hide(axis="index").set_table_styles(
+        [{"selector": selector, "props": props} for selector, props in whole.items()]
+    )
     return styler.set_caption(caption) if caption else styler
 
 

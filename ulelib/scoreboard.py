@@ -130,17 +130,9 @@ def style(whole: pd.DataFrame, caption: str) -> Styler:
         verdict=whole["label"].replace("", published.ABSENT),
         exact=whole["exact"].map(lambda mean: "" if pd.isna(mean) else f"{mean:.2f}"),
     )
-    styler = shown.style.hide(axis="index").map(published.tint, subset=["verdict"])
-    return styler.set_caption(caption).set_table_styles(
-        [
-            {"selector": "", "props": "font-size: 0.7em;"},
-            {
-                "selector": "td, th",
-                "props": "text-align: left; padding: 0.2em 0.4em; white-space: nowrap;",
-            },
-            {"selector": "caption", "props": "caption-side: top; text-align: left;"},
-        ]
-    )
+    rules = {"td, th": "text-align: left; padding: 0.2em 0.4em; white-space: nowrap;"}
+    styler = published.styled(shown, caption, 0.7, rules)
+    return styler.map(published.tint, subset=["verdict"])
 
 
 def _number(value: float, std: float, signed: bool) -> str:
