@@ -432,6 +432,16 @@ def test_style_names_and_tints_verdicts():
     assert "<caption" not in style_table(comparison_table(RESULTS)).to_html()
 
 
+def test_many_exploiters_have_the_published_number_under_theirs():
+    few = ["standard", "gray", "mixup"]
+    for exploiters in (few, [*few, "bdr-2"]):
+        rows = [("clean", one, 90.0, 0, "-") for one in exploiters]
+        rows += [("ULEO", one, 50.0) for one in exploiters]
+        html = style_table(comparison_table(frame_of(*rows), table="1")).to_html()
+        under = "50.00 (1)\npublished 51.01\nnear" in html
+        assert under == (len(exploiters) > 3) == (">published<" not in html)
+
+
 def test_means_and_counts():
     assert means(RESULTS)[("ULEO", "exact", "gray")] == 89.0
     assert means(RESULTS)[("clean", "-", "gray")] == 91.0

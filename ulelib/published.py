@@ -494,19 +494,22 @@ def style_table(frame: pd.DataFrame, caption: str | None = None) -> Styler:
     """A comparison as HTML for a page: no index; each verdict under its measured value, tinted.
 
     Args:
-        frame: of `comparison_table`.
+        frame: of `comparison_table`. Up to three exploiters have the published number in a column
+            of its own; more fit a page with it under the measured one.
         caption: shown above the table.
 
     Returns:
         a pandas `Styler`; a notebook shows it as a table, narrow enough for a page.
     """
-    folded = ("verdict", "interval")
-    shown = frame[[name for name in frame.columns if name[-1] not in folded]].copy()
+    below = {"interval": "", "verdict": ""}  # a line each, and what stands before it
+    if [kind for _, kind in frame.columns].count("measured") > 3:
+        below = {"published": "published "} | below
+    shown = frame[[name for name in frame.columns if name[-1] not in below]].copy()
     for first, kind in shown.columns:
-        if kind == "measured":  # a line each
-            below = frame[(first, "interval")].where(lambda text: text != ABSENT, "")
-            label = frame[(first, "verdict")].where(lambda text: text != ABSENT, "")
-            shown[(first, kind)] += "\n" + below.where(below == "", below + "\n") + label
+        if kind == "measured":
+            for name, before in below.items():
+                text = frame[(first, name)]
+                shown[(first, kind)] += ("\n" + before + text).where(text != ABSENT, "")
         elif kind == "export":
             shown[(first, kind)] = shown[(first, kind)].str.replace("_", " ")
         elif kind == "defender":  # a variant on a line of its own

@@ -130,7 +130,10 @@ def style(whole: pd.DataFrame, caption: str) -> Styler:
         verdict=whole["label"].replace("", published.ABSENT),
         exact=whole["exact"].map(lambda mean: "" if pd.isna(mean) else f"{mean:.2f}"),
     )
-    rules = {"td, th": "text-align: left; padding: 0.2em 0.4em; white-space: nowrap;"}
+    rules = {
+        "td, th": "text-align: left; padding: 0.2em 0.4em; white-space: nowrap;",
+        "td.col0": "white-space: normal;",  # a later paper's tables have long names
+    }
     styler = published.styled(shown, caption, 0.7, rules)
     return styler.map(published.tint, subset=["verdict"])
 
