@@ -88,10 +88,10 @@ def cells(path: Path, kind: str = "code") -> list[Any]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
-def sources(path: Path) -> list[tuple[str, str]]:
-    """Kind and source of every cell, but for those that papermill put in."""
+def sources(path: Path) -> list[tuple[str, str, list[str]]]:
+    """Kind, source and tags of every cell, but for those that papermill put in."""
     return [
-        (cell.cell_type, cell.source)
+        (cell.cell_type, cell.source, cell.metadata.get("tags", []))
         for cell in nbformat.read(path, as_version=4).cells
         if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
@@ -157,7 +157,7 @@ class TestNotebook:
                 assert called not in {"backward", "zero_grad"}, f"training in a cell: {cell.source}"
 
     def test_begins_with_a_heading(self, path: Path) -> None:
-        kind, source = sources(path)[0]
+        kind, source, _ = sources(path)[0]
         assert kind == "markdown" and source.startswith("# ")
 
     def test_page_is_of_this_notebook(self, path: Path) -> None:

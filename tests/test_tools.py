@@ -47,7 +47,7 @@ def test_clean_drops_what_belongs_to_one_run() -> None:
     assert shown.data == {"text/plain": "1", "image/png": "iVBO"}
 
 
-def test_changed_words_reach_a_page_whose_code_is_the_same(
+def test_changed_words_and_tags_reach_a_page_whose_code_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = nbformat.v4
@@ -66,12 +66,14 @@ def test_changed_words_reach_a_page_whose_code_is_the_same(
     given = new.new_code_cell("seed = 3", metadata={"tags": ["injected-parameters"]})
     nbformat.write(new.new_notebook(cells=[words, told, given, ran]), page)
     words.source = "new"
+    shown.metadata["tags"] = ["full-width"]
     notebook.cells.append(new.new_markdown_cell("more"))
     nbformat.write(notebook, tmp_path / "01_a.ipynb")
     assert runner.main() == 0
     after = nbformat.read(page, as_version=4)
     assert [c.source for c in after.cells] == ["new", "seed = 0", "seed = 3", "1", "more"]
     assert after.cells[3].outputs[0].text == "1"
+    assert after.cells[2] == given and after.cells[3].metadata == shown.metadata
     shown.source = "2"
     nbformat.write(notebook, tmp_path / "01_a.ipynb")
     assert runner.main() == 1 and "must be run" in capsys.readouterr().err

@@ -9,7 +9,8 @@ run by a pool of processes, or on a Dask cluster; then papermill executes the no
 their numbers in the store. A run that was stopped goes on where it was. A page is replaced only by
 one that ran to its end; a notebook that fails is reported and the others go on.
 
-`--words` runs nothing: it brings changed prose into the pages whose code is still the notebook's.
+`--words` runs nothing: it brings changed prose, and the cells' tags, into the pages whose code is
+still the notebook's.
 """
 
 from __future__ import annotations
@@ -283,7 +284,7 @@ def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
 
 
 def reword(name: str, options: argparse.Namespace) -> bool:
-    """Bring a notebook's prose into its page, where there is one.
+    """Bring a notebook's prose and its cells' tags into its page, where there is one.
 
     Returns:
         whether page and notebook are now the same; where not even their code is, says so.
@@ -303,11 +304,10 @@ def reword(name: str, options: argparse.Namespace) -> bool:
         return False
     cells = []
     for cell in new.cells:
-        cells.append(ran.get(cell.id, cell))
+        cells.append(NotebookNode(ran.get(cell.id, cell), metadata=cell.metadata))
         cells += injected * ("parameters" in cell.metadata.get("tags", []))
-    changed = [cell.source for cell in cells] != [cell.source for cell in page.cells]
-    page.cells = cells
-    if changed:
+    if cells != page.cells:
+        page.cells = cells
         write_text(path, nbformat.writes(page) + "\n")
         print(f"    {_relative(str(path))}")
     return True
