@@ -364,13 +364,16 @@ def test_recorded_numbers_can_be_kept_and_seeds_added(
     """On another machine, whose store is empty: only what no record holds is computed."""
     monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
     first = Lab("smoke", store=folder)
-    before = first.table(first.cells(["clean", "ULEO"]))
+    before, rounds = first.table(first.cells(["clean", "ULEO"])), first.rounds(first.noise("ULEO"))
+    assert rounds == list(first.perturbation("ULEO").rounds)
     first.save("page")
     monkeypatch.setenv("ULELIB_KEEP", "1")
     more = Lab("smoke", n_seeds=2, store=tmp_path / "empty")
     after = more.table(more.cells(["clean", "ULEO"]))
     assert after[after.seed == 0].reset_index(drop=True).equals(before)
-    assert len(list((tmp_path / "empty" / "run").glob("*/artifact.json"))) == 2  # of seed 1
+    assert more.rounds(more.noise("ULEO")) == rounds
+    for kind, made in {"run": 2, "noise": 1}.items():  # of seed 1
+        assert len(list((tmp_path / "empty" / kind).glob("*/artifact.json"))) == made
     more.save("page")
     read, record = results.read("page", "smoke")
     assert read.equals(after[read.columns])

@@ -404,6 +404,16 @@ class Lab:
         found: Perturbation = stages.load(stage, self.store)
         return found
 
+    def rounds(self, noise: Noise) -> list[float]:
+        """The source model's error after each round of a loop, in [0, 1].
+
+        A record tells it, too: who shows no more of a noise need not make it again.
+        """
+        plan.run(self.unknown([noise]), self.store)
+        self.made[noise] = None
+        found: list[float] = self._record(noise)["result"]["rounds"]
+        return found
+
     def save(self, page: str) -> Path:
         """Write the record of a page: its cells, and all stages behind it (`results.save`)."""
         told = {
