@@ -150,21 +150,25 @@ def test_seeds_of_a_page() -> None:
 
 def test_pages_that_show_the_records_are_made_after_those_that_write_them() -> None:
     runner = tool("run_notebooks")
-    names = ["02_uleo", "05_grayaug", "05b_what_decides", "13_scoreboard", "intro", "report"]
+    names = ["02_uleo", "05_grayaug", "05b_what_decides", "05d_full_size"]
+    names += ["13_scoreboard", "intro", "report"]
 
     def chosen(profile: str, *asked: str) -> list[str]:
         into = runner.ROOT / "_build" / "smoke" if profile == "smoke" else runner.BOOK
         options = SimpleNamespace(profile=profile, names=list(asked), into=into)
         return list(runner.chosen(names, options))
 
-    assert chosen("cpu") == [*names[:-2], "report", "intro"]
+    in_cpu = [name for name in names[:-2] if name != "05d_full_size"]
+    assert chosen("cpu") == [*in_cpu, "report", "intro"]
+    assert chosen("cpu", "05d_full_size")[0] == "05d_full_size"
     assert chosen("paper") == names[:-2]
     assert chosen("cpu", "05_grayaug") == ["05_grayaug", "13_scoreboard", "report", "intro"]
     assert chosen("paper", "02_uleo") == ["02_uleo", "13_scoreboard"]
     recorded = (runner.ROOT / "results" / "cpu" / "05_grayaug.json").exists()
     top = ["report", "intro"] if recorded else []
     assert chosen("cpu", "02_uleo") == ["02_uleo", "13_scoreboard", *top]
-    assert chosen("smoke") == ["02_uleo", "05_grayaug", "13_scoreboard", "intro", "report"]
+    drawn = ["02_uleo", "05_grayaug", "05d_full_size", "13_scoreboard", "intro", "report"]
+    assert chosen("smoke") == drawn
 
 
 def test_a_new_page_is_listed_once_under_its_profile(

@@ -54,6 +54,9 @@ NEED_PHOTOGRAPHS = {  # and say so
     "12_released_code_audit",
     "14b_what_it_is_worth",
 }
+# What a profile's book leaves out, unless it is asked for by name: in `cpu` the page at the papers'
+# own size would repeat a part of the headline's.
+LEFT_OUT = {"smoke": NEED_PHOTOGRAPHS, "cpu": {"05d_full_size"}, "paper": set[str]()}
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -104,9 +107,7 @@ def chosen(names: list[str], options: argparse.Namespace) -> list[str]:
     The pages that show records of others are made with any page of their profile, after it.
     """
     readers = [SCOREBOARD, *AT_TOP]
-    wanted = options.names or [
-        name for name in names if options.profile != "smoke" or name not in NEED_PHOTOGRAPHS
-    ]
+    wanted = options.names or [name for name in names if name not in LEFT_OUT[options.profile]]
     if options.into != BOOK:
         return sorted(wanted, key=lambda name: name in readers)
     pages = [name for name in wanted if name not in readers]
