@@ -235,6 +235,17 @@ def test_the_profiles_own_network_goes_by_the_papers_name_where_it_is_one(
     assert judged(told, claim(test))["n"].tolist() == [1]
 
 
+def test_a_part_of_a_page_judges_its_claims_where_the_whole_has_no_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ((part, whole),) = claims.PART_OF.items()
+    monkeypatch.setattr(claims, "load", lambda: (claim(TEST, page=whole),))
+    frames = {part: pd.DataFrame([*CLEAN, *rows("ULEO", "gray", 78.0)])}
+    assert judge("paper", frames)["difference"].tolist() == [-2.0]
+    frames[whole] = pd.DataFrame([*CLEAN, *rows("ULEO", "gray", 60.0)])
+    assert judge("paper", frames)["difference"].tolist() == [-20.0]
+
+
 def test_predicates_are_told_in_words() -> None:
     assert words(TEST) == "ULEO, as released, gray less clean, gray: at least -8 points"
     best = {"left": {"defender": "clean"}, "at_least": 5, "at_most": 7.5, "value": "best"}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from helpers import random_images
-from ulelib.page import check_parameters, download, separations, summary
+from ulelib.lab import Lab
+from ulelib.page import check_parameters, download, judged, separations, summary
 from ulelib.perturbation import Perturbation
 
 PARAMETERS = """
@@ -59,6 +62,22 @@ def test_every_value_papermill_writes_is_read() -> None:
     check_parameters(["", known, injected(values)])
     with pytest.raises(ValueError, match="'flag', 'map_', 'name', 'nothing', 'numbers'"):
         check_parameters(["", "", injected(values)])
+
+
+def test_claims_are_judged_by_a_part_of_their_page_and_what_it_leaves_open_is_counted(
+    tmp_path: Path,
+) -> None:
+    names = {"net": "n", "source": "-", "setting": "-", "seed": 0, "chance": 10.0, "curve": (1.0,)}
+    cells = [("clean", "-", 94.0), ("ULEO", "as_released", 92.0)]
+    rows = [
+        {"defender": defender, "export": export, "exploiter": "gray", "accuracy": value} | names
+        for defender, export, value in cells
+    ]
+    told = judged(Lab("smoke", store=tmp_path), "05d_full_size", pd.DataFrame(rows), "on paper")
+    html = told.to_html()
+    assert "Turning the images gray defeats ULEO" in html and "-2.0" in html
+    assert "not tested" not in html
+    assert re.search(r"on paper; \d\d predicates ask for other cells", html)
 
 
 def test_a_table_can_be_taken_along() -> None:

@@ -91,7 +91,9 @@ def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     made = [plan.pool(), plan.pool(2), plan.pool(3, 5)]
-    assert [(one._max_workers, one._threads) for one in made] == [(8, 1), (2, 4), (3, 5)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made.append(plan.pool())
+    assert [(one._max_workers, one._threads) for one in made] == [(8, 1), (2, 4), (3, 5), (3, 2)]
     for one in made:
         one.shutdown()
 

@@ -27,12 +27,20 @@ def main() -> int:
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
     (train, n_train), seeds = record["train"], ", ".join(map(str, record["seeds"]))
+    full, whole = results.read("05d_full_size", "paper")
+    mean = {" ".join(names): f"{value:.1f}" for names, value in published.means(full).items()}
     took = page.times(PROFILE).data.set_index("page")
     minutes = ", ".join(f"`{name}` {row['minutes a seed']:.0f}" for name, row in took.iterrows())
     threads = " or ".join(took["threads a stage"].unique())
     text = (
         f"Profile `{PROFILE}`: {n_train:,} images of {train}, a small network; seeds {seeds}.\n\n"
         f"{table(published.comparison_table(frame, '2'))}\n\n"
+        f"At the paper's own size ({whole['train'][1]:,} images, ResNet-18; "
+        f"n = {len(whole['seeds'])}, on a GPU), standard / gray: "
+        f"{mean['clean - standard']} / {mean['clean - gray']} on clean images, "
+        f"{mean['ULEO as_released standard']} / {mean['ULEO as_released gray']} on ULEO as "
+        f"released, and gray {mean['ULEO exact gray']} with the exact export: "
+        "[the page](book/paper/05d_full_size.ipynb).\n\n"
         f"Minutes that a seed of each page took, one stage after the other on {threads}, with "
         f"those that it shares with other pages: {minutes}.\n"
     )

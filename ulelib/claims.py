@@ -47,6 +47,8 @@ MEASURES = {
     "last": lambda frame: frame["curve"].map(lambda curve: curve[-1]),
     "learned": lambda frame: frame["accuracy"] - frame["untrained"],  # without labels
 }
+# A page that has a part of another's cells: it judges its claims in a profile without the whole.
+PART_OF = {"05d_full_size": "05_grayaug"}
 SELECTORS = {
     "defender", "export", "exploiter", "setting", "net", "source", "model", "source_model"
 }  # fmt: skip
@@ -104,6 +106,7 @@ def judge(profile: str, frames: Mapping[str, pd.DataFrame] | None = None) -> pd.
         frames = {page: results.read(page, profile)[0] for page in results.pages(profile)}
     names = PROFILES[profile].names
     frames = {page: _with_models(frame, names) for page, frame in frames.items()}
+    frames = {PART_OF[page]: frame for page, frame in frames.items() if page in PART_OF} | frames
     # The profile's own network may be one of the papers', and then goes by that one's name.
     own = names[str(PROFILES[profile].loop.net)]
     lines = []

@@ -23,7 +23,7 @@ from ulelib.data import ImageSet
 from ulelib.lab import Lab
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import separability
-from ulelib.published import ABSENT
+from ulelib.published import ABSENT, comparison_table, style_table
 
 
 def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
@@ -199,14 +199,25 @@ def judged(lab: Lab, name: str, frame: pd.DataFrame, on: str | None = None) -> S
     """The claims that a page judges, with what its results say of them.
 
     Args:
-        name: of the page.
+        name: of the page, which may have a part of another's cells (`claims.PART_OF`).
         frame: its results, of `Lab.table`.
         on: what it was measured on, if not `caption(lab)`.
     """
     ledger = claims.judge(lab.profile.name, {name: frame})
     told = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
-    lines = told[told["page"] == name].merge(ledger, on="id")
-    return claims.style(lines, f"Claims judged by this page; {on or caption(lab)}")
+    lines = told[told["page"] == claims.PART_OF.get(name, name)].merge(ledger, on="id")
+    tested = lines["outcome"] != claims.NOT_TESTED
+    left = f"; {(~tested).sum()} predicates ask for other cells" * bool((~tested).any())
+    return claims.style(lines[tested], f"Claims judged by this page; {on or caption(lab)}{left}")
+
+
+def recorded_table(name: str, profile: str, table: str) -> Styler | Markdown:
+    """A page's record beside a published table; a sentence where there is none."""
+    try:
+        frame, record = results.read(name, profile)
+    except FileNotFoundError:
+        return Markdown(f"`{name}` has no record in the `{profile}` profile.")
+    return style_table(comparison_table(frame, table), record_caption(record))
 
 
 def summary(

@@ -107,8 +107,8 @@ def pool(workers: int | None = None, threads: int | None = None) -> Processes:
 
     Args:
         workers: None: on a processor one for each core: two trainings on a thread each are faster
-            than one after the other on two. On a GPU two, so that one computes while the other
-            prepares images; more only share its memory.
+            than one after the other on two. On a GPU three: to launch a training's many small
+            kernels keeps a core busy and most of the GPU idle (see `benchmarks/README.md`).
         threads: of each worker; None: the cores, shared out.
     """
     for name, number in (("workers", workers), ("threads", threads)):
@@ -116,7 +116,7 @@ def pool(workers: int | None = None, threads: int | None = None) -> Processes:
             raise ValueError(f"{name} is {number}: at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if workers is None:
-        workers = 2 if torch.cuda.is_available() else cores or 1
+        workers = 3 if torch.cuda.is_available() else cores or 1
     return Processes(workers, threads or max(1, (cores or 1) // workers))
 
 

@@ -10,7 +10,7 @@ from ulelib import published, results
 
 PAGES_OF = {  # the pages that measure each of the paper's tables
     "1": ["03_grayscale_exploiter", "04_mitigations"],
-    "2": ["05_grayaug"],
+    "2": ["05_grayaug", "05d_full_size"],
     "3": ["06_cross_model"],
     "4": ["07_mixed_data"],
     "5": ["08_imagenet"],
@@ -45,8 +45,9 @@ def board(profile: str) -> pd.DataFrame:
     parts = []
     for table, prints in published.load().groupby("table", sort=False):
         prints = prints.rename(columns={"std": "std_published", "n": "n_published"})
-        pages = PAGES_OF[str(table)]
-        there = [results.read(page, profile)[0] for page in pages if page in recorded]
+        every = PAGES_OF[str(table)]
+        pages = [page for page in every if page in recorded]
+        there = [results.read(page, profile)[0] for page in pages]
         if there:  # pages that share a cell may have different seeds of it, or the same
             frame = pd.concat(there).drop_duplicates([*CELL, "seed"])
             frame = of_table(frame, str(table))
@@ -59,7 +60,7 @@ def board(profile: str) -> pd.DataFrame:
             prints = prints.merge(released[[*NAMES, *OURS]], **once)
             exact = cells[cells["export"] == "exact"].rename(columns={"mean": "exact"})
             prints = prints.merge(exact[[*NAMES, "exact"]], **once)
-        parts.append(prints.assign(page=", ".join(pages)))
+        parts.append(prints.assign(page=", ".join(pages or every)))
     printed = ["value", "std_published", "n_published", "unit"]
     whole = pd.concat(parts, ignore_index=True).reindex(
         columns=["table", "page", *NAMES, *printed, *OURS, "exact", "note"]
