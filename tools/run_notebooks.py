@@ -61,6 +61,8 @@ MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+TABLE_ID = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas draws one for each styled table
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def main() -> int:
@@ -318,8 +320,10 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     """`notebook` without what differs between equal runs, or belongs to this machine alone.
 
     Goes: papermill's and Jupyter's clock times and paths, progress bars, widgets, the project's
-    folder and the home folder in outputs. Stays: sources, cell ids, tags and every other output.
+    folder and the home folder in outputs, addresses in memory; pandas' tables are numbered. Stays:
+    sources, cell ids, tags and every other output.
     """
+    tables = dict[str, str]()
     for key in set(notebook.metadata) - {"kernelspec", "language_info"}:
         del notebook.metadata[key]
     for cell in notebook.cells:
@@ -329,7 +333,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
         if cell.cell_type == "code":
             joined = _join_streams(cell.outputs)
-            cell.outputs = [kept for output in joined if (kept := _clean_output(output))]
+            cell.outputs = [kept for output in joined if (kept := _clean_output(output, tables))]
     return notebook
 
 
@@ -345,7 +349,12 @@ def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return joined
 
 
-def _clean_output(output: NotebookNode) -> NotebookNode | None:
+def _clean_output(output: NotebookNode, tables: dict[str, str]) -> NotebookNode | None:
+    """One output, or None if nothing of it stays; `tables` has the numbers of tables so far."""
+
+    def numbered(drawn: re.Match[str]) -> str:
+        return tables.setdefault(drawn.group(), f"T_{len(tables):05d}")
+
     if output.output_type == "stream":
         # A carriage return starts a line anew: what stands last is what a terminal shows.
         lines = re.split("(?<=\n)", TERMINAL_CODE.sub("", output.text).replace("\r\n", "\n"))
@@ -359,7 +368,7 @@ def _clean_output(output: NotebookNode) -> NotebookNode | None:
         return None
     for kind, content in data.items():
         if kind.startswith("text/"):
-            data[kind] = _relative(content)
+            data[kind] = ADDRESS.sub("", TABLE_ID.sub(numbered, _relative(content)))
     return output
 
 
