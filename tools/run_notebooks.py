@@ -330,6 +330,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         tags = list(cell.metadata.get("tags", []))
         if "injected-parameters" in tags:
             tags.append("hide-input")
+            cell.id = "injected-parameters"  # papermill draws one
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
         if cell.cell_type == "code":
             joined = _join_streams(cell.outputs)
