@@ -54,7 +54,8 @@ REQUIRED = [
     "_toc.yml",
 ]
 TO_COME = {  # notebooks whose page is still to be computed: an hour and more each
-    "11b_other_exploiters",
+    "11b_without_labels",
+    "11c_hardened",
 }
 APP = "14_protect_your_pictures"  # a tool, which has no numbers
 MAX_LINES = 15  # of a code cell

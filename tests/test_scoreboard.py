@@ -56,7 +56,7 @@ PAGES = {
         cell("clean", "standard", 30.0, setting="CIFAR-100"),
         cell("ULEO", "standard", 2.0, setting="CIFAR-100", export="exact"),
     ],
-    "11b_other_exploiters": [
+    "11c_hardened": [
         cell("clean", "standard", 86.0),
         cell("TUE-SimCLR", "at", 60.0, export="exact"),
         cell("TUE-SimCLR", "SimCLR", 40.0, export="exact"),
@@ -138,7 +138,7 @@ def test_transferable_noise_keeps_both_signs_and_one_source_model_stands_for_it(
     assert at(board, "MI-UE CIFAR-10", "TUE", "standard")["mean"] == 12.0
     assert at(board, "MI-UE CIFAR-100", "ULEO", "standard")["mean"] == 2.0
     hardened = at(board, "MI-UE CIFAR-10, adversarial training", "TUE", "at")
-    assert (hardened["mean"], hardened["page"]) == (60.0, "11b_other_exploiters")
+    assert (hardened["mean"], hardened["page"]) == (60.0, "11c_hardened")
 
 
 def test_the_table_says_what_is_not_measured(board: pd.DataFrame) -> None:

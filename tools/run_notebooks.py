@@ -43,7 +43,7 @@ FAILED = ROOT / "_build" / "failed"
 TOC = ROOT / "_toc.yml"
 # as the paper, and what is measured beside it; two of the longest; the other pages take the
 # profile's number, and smoke's
-N_SEEDS = {"05_grayaug": 5, "05c_precision": 5, "11b_other_exploiters": 2}
+N_SEEDS = {"05_grayaug": 5, "05c_precision": 5, "11b_without_labels": 2}
 FIRST = "intro"  # it shows, as the README does, what HEADLINE measured in SHOWN
 HEADLINE, SHOWN = "05_grayaug", "cpu"
 AT_TOP = ["report", FIRST]  # they read the records of SHOWN, as this one those of its profile:

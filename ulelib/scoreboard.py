@@ -19,7 +19,7 @@ PAGES_OF = {  # the pages that measure each of the paper's tables
     "8": ["04_mitigations"],
     "9": ["07_mixed_data"],
     "MI-UE CIFAR-10": ["11_transferable"],
-    "MI-UE CIFAR-10, adversarial training": ["11b_other_exploiters"],
+    "MI-UE CIFAR-10, adversarial training": ["11c_hardened"],
     "MI-UE CIFAR-100": ["11_transferable"],
 }
 SOURCE_MODEL = "SimCLR"  # whose noise stands for "TUE", of which no print says the source model
