@@ -133,14 +133,15 @@ class TestCheck:
 
     def test_one_person_among_others(self, folders: tuple[Path, Path], quick: Store) -> None:
         clean, made = folders
-        shutil.copytree(clean / "blue", clean.parent / "them" / "red")  # another one of that name
+        for number in range(16):  # another folder of that name
+            write(clean.parent / "them", "red", f"{number}.png", (200, 140, 60), number)
         found = check(
             clean / "red", made / "red", others=clean.parent / "them", size=16, store=quick
         )
         assert found.among_others and (found.trained, found.held_out) == (24, 4)
         assert found.guessing == 50.0  # half of the training pictures are one's own
         nothing = next(line for line in found.lines if line.does == "nothing")
-        # Trained on copies that look like those of others, it takes every picture for theirs.
+        # One's own are red, published as blue; red is nearer to the orange of the others.
         assert nothing.clean == 100 and nothing.protected < 50
         assert {label for *_, label in found.shown} == {"red"} and found.unused == 0
 
