@@ -204,6 +204,8 @@ def test_a_setting_that_is_not_named_is_the_plain_one(judged: Any) -> None:
         ({"a": [LEANS[True]], "b": [LEANS[False]]}, "open, leans both ways"),
         ({"a": [LEANS[True]], "b": ["open"]}, "open"),
         ({"": ["holds", "not tested"]}, "not tested"),
+        ({"": [NO_ROOM, NO_ROOM]}, "not tested"),
+        ({"": [NO_ROOM, "open"]}, "open"),
     ],
 )
 def test_verdict_of_a_claim(

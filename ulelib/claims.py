@@ -254,7 +254,7 @@ def _values(frame: pd.DataFrame, selector: Mapping[str, str], test: Mapping[str,
 
 def _together(outcomes: list[str]) -> str:
     """What all tests of one condition say."""
-    for outcome in (FAILS, NOT_TESTED, NO_ROOM, LEANS[False], OPEN, LEANS[True]):
+    for outcome in (FAILS, NOT_TESTED, LEANS[False], OPEN, NO_ROOM, LEANS[True]):
         if outcome in outcomes:
             return outcome
     return HOLDS
