@@ -268,6 +268,8 @@ class TestRecord:
             other = getattr(row, "data", record["train"][0]) != record["train"][0]
             if " (" not in row.defender and getattr(row, "setting", "-") == "-" and not other:
                 own = (profile.recipe, replace(profile.recipe, learning_rate=profile.nets_rate))
+                if row.exploiter in profile.contrastive:
+                    own = (profile.pretraining_for(row.exploiter),)
                 used = record["stages"][row.key]["spec"]["recipe"].items()
                 assert any(described(one, keyed=True).items() <= used for one in own), (
                     f"the profile has changed since: make reproduce PROFILE={profile.name}"
