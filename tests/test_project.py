@@ -55,6 +55,7 @@ REQUIRED = [
 ]
 TO_COME = {  # notebooks whose page is still to be computed: an hour and more each
     "11c_hardened",
+    "11d_two_losses",
 }
 APP = "14_protect_your_pictures"  # a tool, which has no numbers
 MAX_LINES = 15  # of a code cell
