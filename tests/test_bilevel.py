@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from helpers import PROJECT, differing_share, random_images, seeded, tiny_net
 from ulelib import bilevel, models, views
-from ulelib.bilevel import Bilevel, Diverged, NotConverged, minimise_error
+from ulelib.bilevel import Bilevel, NotConverged, minimise_error
 from ulelib.data import ImageSet
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import Pgd
+from ulelib.pgd import Diverged, Pgd
 from ulelib.settings import Op, key_of, op
 
 IMAGES = random_images(24)

@@ -1,14 +1,16 @@
 """Contrastive source models: what they minimise, their queue and follower, and TUE's noise."""
 
 import copy
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
 from helpers import random_images
+from ulelib import contrastive
 from ulelib.bilevel import Bilevel, Supervised, minimise_error
-from ulelib.contrastive import Contrastive, MoCo, SimCLR, SimSiam, Transferable
+from ulelib.contrastive import Collapsed, Contrastive, MoCo, SimCLR, SimSiam, Transferable
 from ulelib.csd import Separation, csd, misplaced_rows
 from ulelib.data import ImageSet
 from ulelib.pgd import CLAMPS, Pgd
@@ -52,6 +54,10 @@ class TestSettings:
     def test_class_wise_noise_is_refused(self) -> None:
         with pytest.raises(ValueError, match="sample-wise"):
             loop("simclr", wise="class")
+
+    def test_noise_for_some_classes_alone_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="clean ones among them would have none"):
+            loop("simclr", only=(1,))
 
     def test_the_class_instead_of_settings_is_refused(self) -> None:
         with pytest.raises(ValueError, match="settings, not their class"):
@@ -177,6 +183,8 @@ class TestMoCo:
             self.model(images).train()(*views(40), "float32")
 
 
+# A head of eight values shows nearly one point of random images.
+@pytest.mark.filterwarnings("ignore::ulelib.contrastive.Collapsed")
 @pytest.mark.parametrize("method", ["simclr", "moco", "simsiam"])
 class TestTransferableNoise:
     def test_classes_come_apart(self, images: ImageSet, method: str) -> None:
@@ -206,6 +214,17 @@ class TestTransferableNoise:
         first, second = (minimise_error(images, still, seed=seed) for seed in (0, 1))
         assert first.delta.abs().mean() > 0.01
         assert not torch.equal(first.delta, second.delta)
+
+
+def test_a_source_model_that_shows_one_point_is_said(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrastive, "COLLAPSED", 10.0)  # of which every network falls short
+    with pytest.warns(Collapsed, match="spread"):
+        minimise_error(images, loop("simsiam"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        minimise_error(images, loop("simclr"))  # whose loss holds images apart
 
 
 @pytest.mark.parametrize("spread", ["moving", "fixed"])

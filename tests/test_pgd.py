@@ -16,7 +16,15 @@ from torch.nn import functional as F
 from helpers import differing_share, random_images, seeded, tiny_net
 from ulelib import data, views
 from ulelib.exploiters import Exploiter, accuracy, exploit
-from ulelib.pgd import ATTACKS, Pgd, PixelRange, ReleasedGray, adversarial, signed_gradient_steps
+from ulelib.pgd import (
+    ATTACKS,
+    Diverged,
+    Pgd,
+    PixelRange,
+    ReleasedGray,
+    adversarial,
+    signed_gradient_steps,
+)
 from ulelib.profiles import SMOKE
 
 EPSILON, STEP = 8 / 255, 3 / 255
@@ -258,3 +266,13 @@ def test_attacks_lower_accuracy_as_another_librarys_do(
     clean = accuracy(model, tested)
     assert 1 < ours < clean - 2  # it does attack, and leaves something to compare
     assert ours == pytest.approx(100 * (1 - fooled.float().mean().item()), abs=1.0)
+
+
+def test_a_lost_network_moves_nothing_and_says_so(model: nn.Module) -> None:
+    """The sign of NaN is 0: without an error its noise would be that of nothing left to do."""
+    for weight in model.parameters():
+        weight.fill_(torch.nan)
+    some = random_images(4)
+    with pytest.raises(Diverged, match="learning_rate"):
+        generator = torch.Generator().manual_seed(0)
+        adversarial(model, some.images / 255, some.labels, Pgd(), generator)

@@ -7,11 +7,11 @@ import torch
 
 from helpers import random_images
 from ulelib import pretraining
-from ulelib.bilevel import Diverged
-from ulelib.contrastive import Contrastive, MoCo
+from ulelib.contrastive import Collapsed, Contrastive, MoCo
 from ulelib.data import ImageSet
 from ulelib.exploiters import Recipe
-from ulelib.pretraining import Collapsed, features, linear_probe, neighbours, pretrain
+from ulelib.pgd import Diverged
+from ulelib.pretraining import features, linear_probe, neighbours, pretrain
 from ulelib.settings import op
 from ulelib.views import view
 
@@ -133,6 +133,14 @@ class TestPretrain:
         with pytest.raises(Diverged, match="lower learning_rate"):
             wild = replace(RECIPE, learning_rate=1e6, clip=None)
             pretrain(images, images, others, Contrastive("simsiam"), NET, replace(wild, epochs=9))
+
+    def test_features_that_are_not_finite_are_an_error(self, images: ImageSet) -> None:
+        """Where the last step loses a network; a probe would find that it has learned nothing."""
+        lost = LEARNS.build(NET, images, 0).backbone
+        with torch.no_grad():
+            next(lost.parameters()).fill_(torch.nan)
+        with pytest.raises(Diverged, match="features are not finite"):
+            features(lost, images)
 
     def test_too_few_images_are_refused(self, images: ImageSet, others: ImageSet) -> None:
         with pytest.raises(ValueError, match="48 images do not fill a batch of 100"):

@@ -34,7 +34,7 @@ from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, logits, seeded_model, to_float
 from ulelib.models import build_model, check_net, check_size
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import CLAMPS, Clamp, Pgd, random_start, signed_gradient_steps
+from ulelib.pgd import CLAMPS, Clamp, Diverged, Pgd, random_start, signed_gradient_steps
 from ulelib.settings import (
     LATER,
     NO_KEY,
@@ -129,7 +129,7 @@ class Bilevel:
         stop_error: lambda; the loop ends when the source model's error is below it.
         max_rounds: rounds after which the loop gives up with `NotConverged`.
         learning_rate, momentum, weight_decay, clip: SGD of the source model, at a constant rate;
-            clip is the largest norm of its gradient.
+            clip is the largest norm of its gradient, None: any.
         from_scratch: start the source model anew in each round, as section 3.3 says; the released
             code, and Algorithm 1 itself, carry theta over.
         learning: what the source model minimises; Ren et al.'s is `contrastive.Transferable`.
@@ -155,7 +155,7 @@ class Bilevel:
     learning_rate: Positive = 0.1
     momentum: BelowOne = 0.9
     weight_decay: NotNegative = 5e-4
-    clip: Positive = 5.0
+    clip: Positive | None = 5.0
     from_scratch: bool = False
     learning: Learning = field(default=Supervised(), metadata=LATER)
     rounds: Count | None = field(default=None, metadata=LATER)
@@ -188,6 +188,11 @@ class Bilevel:
             raise ValueError(
                 f"Bilevel.learning is {type(self.learning).__name__}, whose noise is sample-wise: "
                 "its classes come apart by themselves"
+            )
+        if self.learning.together and self.only is not None:
+            raise ValueError(
+                f"Bilevel.only is {self.only}, but {type(self.learning).__name__} parts the noises "
+                "of all classes from each other: clean ones among them would have none"
             )
 
     @property
@@ -226,10 +231,6 @@ class NotConverged(RuntimeError):
         self.perturbation = perturbation
 
 
-class Diverged(RuntimeError):
-    """A training loss became NaN or infinite; exploiters raise it too."""
-
-
 def minimise_error(
     images: ImageSet,
     settings: Bilevel,
@@ -250,7 +251,7 @@ def minimise_error(
     Raises:
         ValueError: images of one class, or of a size that the source model does not take.
         NotConverged: `max_rounds` passed; the exception carries the partial perturbation.
-        Diverged: the source model's loss is not finite.
+        Diverged: the source model's loss or its gradient is not finite.
     """
     check_classes(images)
     started = time.perf_counter()
@@ -284,7 +285,8 @@ def minimise_error(
             loss = learner.loss(x, labels[batch], generator)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(learner.model.parameters(), settings.clip)
+            if settings.clip is not None:
+                nn.utils.clip_grad_norm_(learner.model.parameters(), settings.clip)
             optimizer.step()
             learner.stepped()
         if not torch.isfinite(loss):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Literal
 
@@ -26,6 +28,7 @@ from lightly.models.modules.heads import (
 )
 from lightly.models.utils import update_momentum
 from torch import nn
+from torch.nn import functional as F
 
 from ulelib.bilevel import Learner, SampleWise
 from ulelib.csd import csd, misplaced
@@ -39,8 +42,13 @@ from ulelib.views import view
 
 @settings
 class Contrastive:
-    """Learning without labels; the defaults are those of the released commands (`demo.sh`), but
-    that MoCo's query and key share the batch statistics there in eight parts, and here in one.
+    """Learning without labels; temperature, queue, momentum and SimCLR's widths are those of the
+    released commands (`demo.sh`).
+
+    Heads and batch statistics are the library lightly's, not theirs: SimCLR's head ends in a batch
+    norm (released: none); MoCo's has the two layers of v2 (released: the network's last layer
+    alone), and its query and key share the batch statistics in one part (released: in eight, the
+    keys shuffled); SimSiam's projector has three layers (released: two).
 
     Attributes:
         method: "simclr" (Chen et al., ICML 2020), "moco" (v2: Chen et al., 2020) or "simsiam"
@@ -125,8 +133,10 @@ class SimCLR(Encoder):
 class MoCo(Encoder):
     """The same against a queue of earlier images, seen by a network that follows slowly.
 
-    While noise is made (in eval mode) the queue and the second network stand still, and the
-    gradient passes through the second network, too, as the released command has it (`k_grad`).
+    While noise is made (in eval mode) the gradient passes through the second network, too, as the
+    released command has it (`k_grad`), and the queue and the second network stand still. In the
+    released code each step's keys enter the queue, so that from its second step on an image meets
+    its own protected self among what it shall be unlike.
     """
 
     def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
@@ -181,6 +191,36 @@ class SimSiam(Encoder):
         return (self.criterion(p1, z2) + self.criterion(p2, z1)) / 2  # type: ignore[no-any-return]
 
 
+class Collapsed(UserWarning):
+    """SimSiam shows nearly the same of all images: the network has learned nothing."""
+
+
+COLLAPSED = 0.1  # spread below which it shows nearly one point
+
+
+def spread_of(projected: torch.Tensor) -> float:
+    """How far what a head returns for different images `(N, D)` is apart: the mean standard
+    deviation at unit length, times the square root of D. About 1 where it fills the sphere, 0 where
+    all is one point (Chen and He, CVPR 2021, Figure 2)."""
+    shown = F.normalize(projected)
+    return float(shown.std(0).mean()) * shown.shape[1] ** 0.5
+
+
+def warn_if_collapsed(told: Contrastive, spread: float) -> None:
+    """The other two methods hold images apart by their loss.
+
+    Warns:
+        Collapsed: SimSiam's `spread` is that of nearly one point.
+    """
+    if told.method == "simsiam" and spread < COLLAPSED:
+        warnings.warn(
+            f"SimSiam has collapsed: the spread of what it shows is {spread:.3f}, where 1 fills "
+            "the sphere. Lower learning_rate, or take a larger head",
+            Collapsed,
+            stacklevel=3,
+        )
+
+
 ENCODERS: dict[str, Callable[[Contrastive, nn.Module, int], Encoder]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -197,8 +237,9 @@ class Transferable:
     inner step two views are drawn anew for each image and each of its steps, and the network is in
     eval mode, so that images see each other in the losses alone (released: the same, but for
     SimSiam). Other than here, the released inner step shows all images of a batch by one transform
-    (`ssl_perturbation.py:203`), takes the mean of the noises clipped against each view
-    (`toolbox.py:223`), and bounds noise by 9/255 in the end (`utils.py:642`).
+    (`simclr_utils.py:96`, `utils.py:38`). It also takes the mean of the noises clipped against two
+    pictures (`toolbox.py:223`) and bounds the noise by 9/255 in the end (`utils.py:642`), which
+    both change nothing: the two pictures are the same, and the noise is within 8/255.
 
     Attributes:
         contrastive: the source model.
@@ -224,6 +265,7 @@ class TwoViews:
     def __init__(self, told: Transferable, model: Encoder, precision: str) -> None:
         self.told, self.model, self.precision = told, model, precision
         self.augment = view(told.contrastive.augment)
+        self.spread = math.inf  # of SimSiam after the last round
 
     def loss(
         self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
@@ -250,5 +292,16 @@ class TwoViews:
         return loss_of
 
     def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
-        """The share of the noise that lies nearer to another class's mean; no image is shown."""
+        """The share of the noise that lies nearer to another class's mean.
+
+        Warns:
+            Collapsed: SimSiam shows nearly one point of the first batch in two rounds, as an
+                untrained network may in one; noise that is made with it comes from CSD alone.
+        """
+        if self.told.contrastive.method == "simsiam":
+            x, _ = next(iter(shown))
+            with torch.no_grad():
+                spread = spread_of(logits(self.model.project, x, self.precision))
+            warn_if_collapsed(self.told.contrastive, max(spread, self.spread))
+            self.spread = spread
         return misplaced(noise)

@@ -18,6 +18,10 @@ from ulelib.machine import logits
 from ulelib.settings import Count, Radius, settings
 
 
+class Diverged(RuntimeError):
+    """A network is lost: its loss, its gradient or what it answers is NaN or infinite."""
+
+
 @settings
 class Pgd:
     """A budget of signed-gradient steps; the defaults are the papers' for CIFAR-10, sample-wise.
@@ -62,11 +66,20 @@ def signed_gradient_steps(
 
     Returns:
         the new delta; the argument is left as it was.
+
+    Raises:
+        Diverged: the last step's gradient is not finite. Its sign would be 0 on a CPU, and noise of
+            a lost network look as if there were nothing left to do.
     """
     for _ in range(steps):
         delta = delta.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(delta), delta)
         delta = add(delta.detach(), direction * step * gradient.sign())
+    if not gradient.isfinite().all():
+        raise Diverged(
+            "the gradient of the noise is not finite: its network has diverged; lower the "
+            "learning_rate that it was trained with"
+        )
     return delta.detach()
 
 

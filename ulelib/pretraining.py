@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,22 +17,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ulelib.bilevel import Diverged
-from ulelib.contrastive import Contrastive
+from ulelib.contrastive import Contrastive, spread_of, warn_if_collapsed
 from ulelib.data import ImageSet
 from ulelib.exploiters import SEED_OFFSET, Recipe
 from ulelib.machine import device, logits, to_float
 from ulelib.perturbation import Perturbation
+from ulelib.pgd import Diverged
 from ulelib.settings import Op
 from ulelib.views import View, view
 
 NEIGHBOURS = 200  # of Wu et al., CVPR 2018, and of nearly every evaluation since
 BANK = 5000  # clean images, drawn, that the curve's neighbours are sought among
-COLLAPSED = 0.1  # spread below which SimSiam shows nearly one point
-
-
-class Collapsed(UserWarning):
-    """SimSiam shows nearly the same of all images: the network has learned nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +41,7 @@ class Pretraining:
             means and variances of its batch norms: what is beyond that is what the images taught.
         curve: of the neighbours after each epoch, on the first `Recipe.curve_images` test images,
             among 5,000 clean training images.
-        spread: mean standard deviation of what the head returns for the test images, at unit
-            length, times the square root of its width: about 1 where it fills the sphere, 0 where
-            all is one point (Chen and He, CVPR 2021, Figure 2).
+        spread: of what the head returns for the test images; see `contrastive.spread_of`.
         chance: what guessing reaches, in percent.
         seconds: of the whole, measurements included.
     """
@@ -94,7 +86,7 @@ def pretrain(
     Raises:
         ValueError: fewer images than a batch, or a batch or a set of images that does not fit the
             queue; see `Contrastive.build`.
-        Diverged: the loss is not finite.
+        Diverged: the loss, or a feature, is not finite.
 
     Warns:
         Collapsed: SimSiam shows nearly one point; the other two hold images apart by their loss.
@@ -136,15 +128,8 @@ def pretrain(
         report(f"epoch {epoch + 1} of {recipe.epochs}: {curve[-1]:.1f} % of {len(glimpse)}")
 
     known, seen = (features(model.backbone, some, precision) for some in (clean_set, test_set))
-    shown = F.normalize(features(model.project, test_set, precision))
-    spread = float(shown.std(0).mean()) * shown.shape[1] ** 0.5
-    if contrastive.method == "simsiam" and spread < COLLAPSED:
-        warnings.warn(
-            f"SimSiam has collapsed: the spread of what it shows is {spread:.3f}, where 1 fills "
-            "the sphere. Lower learning_rate, or take a larger head",
-            Collapsed,
-            stacklevel=2,
-        )
+    spread = spread_of(features(model.project, test_set, precision))
+    warn_if_collapsed(contrastive, spread)
     shows = Pretraining(
         accuracy=linear_probe(known, clean_set, seen, test_set),
         knn=neighbours(known, clean_set, seen, test_set),
@@ -174,14 +159,22 @@ def _normed(
 
 @torch.no_grad()
 def features(backbone: nn.Module, images: ImageSet, precision: str = "float32") -> torch.Tensor:
-    """Features `(N, F)` float32 of images, in eval mode."""
+    """Features `(N, F)` float32 of images, in eval mode.
+
+    Raises:
+        Diverged: they are not finite. No probe could tell them from those of a network that has
+            learned nothing.
+    """
     backbone.eval()
-    return torch.cat(
+    found = torch.cat(
         [
             logits(backbone, to_float(part.to(device())), precision)
             for part in images.images.split(500)
         ]
     )
+    if not found.isfinite().all():
+        raise Diverged("the features are not finite: the network has diverged; lower learning_rate")
+    return found
 
 
 def neighbours(
