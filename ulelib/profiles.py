@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ulelib.bilevel import Bilevel
 from ulelib.contrastive import Contrastive, Transferable
@@ -119,9 +119,16 @@ def _small_transferable(
     }
 
 
-def _transferable(loop: Bilevel, learner: Contrastive, csd_weight: float, **own: Any) -> Bilevel:
+def _transferable(
+    loop: Bilevel,
+    learner: Contrastive,
+    csd_weight: float,
+    spread: Literal["moving", "fixed"] = "moving",
+    **own: Any,
+) -> Bilevel:
     """Algorithm 1 with a source model that learns without labels."""
-    return replace(loop, learning=Transferable(learner, csd_weight=csd_weight), **own)
+    learning = Transferable(learner, csd_weight=csd_weight, spread=spread)
+    return replace(loop, learning=learning, **own)
 
 
 SMOKE_LOOP = Bilevel(
@@ -220,18 +227,24 @@ CPU = Profile(
     precision="fastest",
 )
 
-PAPER_CONTRASTIVE = _contrastive()
-# The released commands, but for the weight of the contrastive loss (see `Transferable`). Rounds:
-# 40, 200 and 50 epochs of 98 or 97 batches, with a pass over the noise after 20, 100 and 25.
+# Views and SimSiam's widths as released; what else differs there, `Contrastive` says.
+PAPER_CONTRASTIVE = _contrastive(augment=op("contrastive", smallest=0.08))
+PAPER_CONTRASTIVE["SimSiam"] = replace(PAPER_CONTRASTIVE["SimSiam"], hidden=2048, dim=512)
+# MoCo is the released command. Those of SimCLR and SimSiam give the contrastive loss a weight of 0;
+# here it has 1, beside the 0.1 that CSD has in them, where it does not matter: no source says how
+# the paper weighed them. Rounds: 40, 200 and 50 epochs of 98 or 97 batches, with a pass over the
+# noise after 20, 100 and 25 of them and at the end of an epoch: 200 in each.
 PAPER_INNER = Pgd(step=0.8 / 255, steps=20, random_start=True)
+PAPER_ROUNDS = 200
 PAPER_TRANSFERABLE = {
     "SimCLR": _transferable(
         Bilevel(),
         PAPER_CONTRASTIVE["SimCLR"],
         csd_weight=0.1,
         inner=PAPER_INNER,
-        rounds=196,
+        rounds=PAPER_ROUNDS,
         outer_batches=20,
+        clip=None,
         optimizer="adam",
         learning_rate=1e-3,
         weight_decay=1e-6,
@@ -240,9 +253,11 @@ PAPER_TRANSFERABLE = {
         Bilevel(),
         PAPER_CONTRASTIVE["MoCo"],
         csd_weight=1.0,
+        spread="fixed",
         inner=replace(PAPER_INNER, steps=5, random_start=False),
-        rounds=194,
-        outer_batches=100,
+        rounds=PAPER_ROUNDS,
+        outer_batches=97,
+        clip=None,
         learning_rate=0.3,
         weight_decay=1e-4,
     ),
@@ -251,8 +266,9 @@ PAPER_TRANSFERABLE = {
         PAPER_CONTRASTIVE["SimSiam"],
         csd_weight=0.1,
         inner=PAPER_INNER,
-        rounds=196,
+        rounds=PAPER_ROUNDS,
         outer_batches=25,
+        clip=None,
         learning_rate=0.06,
     ),
 }
@@ -272,7 +288,7 @@ PAPER = Profile(
     recipe=Recipe(),
     contrastive=PAPER_CONTRASTIVE,
     transferable=PAPER_TRANSFERABLE,
-    separation=Separation(PAPER_INNER, passes=196),
+    separation=Separation(PAPER_INNER, passes=PAPER_ROUNDS),
     pretraining=Recipe(epochs=200, batch_size=512, learning_rate=0.06),
     nets_rate=0.1,
     precision="fastest",  # the papers have float32; page 05c asks whether that decides anything

@@ -250,9 +250,10 @@ def _contrastive(
     """The view of contrastive learning on CIFAR: a part of 0.2 to 1 of the area, enlarged; flipped;
     with chance 0.8 changed in colour (0.4, 0.4, 0.4, 0.1 times `strength`); with chance 0.2 gray.
 
-    SimCLR (Chen et al., ICML 2020, appendix B.9: no blur on CIFAR), and the same in MoCo v2's and
-    SimSiam's CIFAR recipes. All is drawn for each image, but for the order of the colour changes,
-    which is a batch's. Float images; others pass through them.
+    SimCLR's (Chen et al., ICML 2020, appendix B.9: no blur on CIFAR) with the smallest part of MoCo
+    v2 and SimSiam; SimCLR's own, and that of the released commands, is 0.08. All is drawn for each
+    image, but for the order of the colour changes, which is a batch's. Float images; others pass
+    through them.
     """
     spans = torch.tensor([0.4, 0.4, 0.4, 0.1]) * strength
     centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
