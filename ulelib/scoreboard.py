@@ -18,7 +18,7 @@ PAGES_OF = {  # the pages that measure each of the paper's tables
     "7": ["10_adversarial_training"],
     "8": ["04_mitigations"],
     "9": ["07_mixed_data"],
-    "MI-UE CIFAR-10": ["11_transferable"],
+    "MI-UE CIFAR-10": ["11_transferable", "03_grayscale_exploiter"],
     "MI-UE CIFAR-10, adversarial training": ["11c_hardened"],
     "MI-UE CIFAR-100": ["11_transferable"],
 }
