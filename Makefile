@@ -52,7 +52,8 @@ app: $(STAMP)
 	$(RUN) tools/app.py $(APP_ARGS)
 
 lab: $(STAMP)
-	$(RUN) -m jupyterlab
+	$(RUN) -m jupyterlab \
+	  "--ServerApp.tornado_settings={'websocket_max_message_size': 2147483647}"  # uploads, of 14
 
 book: $(STAMP)
 	.venv/bin/jupyter-book build book/

@@ -185,7 +185,7 @@ class TestApp:
     def test_can_be_stopped_and_goes_on(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(protect, "TELL_EACH", 0.0)
+        monkeypatch.setattr("ulelib.pictures.TELL_EACH", 0.0)
         made = protect.protected_file
 
         def stopped(*arguments: Any) -> Any:
@@ -212,7 +212,7 @@ class TestApp:
     def test_the_cell_run_again_stops_what_nobody_sees_any_more(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(protect, "TELL_EACH", 0.0)
+        monkeypatch.setattr("ulelib.pictures.TELL_EACH", 0.0)
         made, again = protect.protected_file, threading.Event()
 
         def waiting(*arguments: Any) -> Any:
@@ -244,7 +244,7 @@ class TestApp:
         assert in_download(quick) == set(pictures()) and not quick.ask.disabled
 
     def test_uploads_go_on_after_a_stop(self, quick: App, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(protect, "TELL_EACH", 0.0)
+        monkeypatch.setattr("ulelib.pictures.TELL_EACH", 0.0)
         made, coded = protect.protected_file, []
 
         def stopped(file: Path, *others: Any) -> Any:
@@ -276,7 +276,7 @@ class TestApp:
         quick.folder.value, quick.method.value = str(folder), "ULEO class-wise"
         quick.start.click()
         quick.join()
-        assert quick.said.value.count("round ") == 1 and "round 20: " in quick.said.value
+        assert quick.said.value.count("round ") == 1 and "round 20 of 20: " in quick.said.value
         assert "reading the pictures" in quick.said.value
 
     def test_large_results_stay_where_they_are(
@@ -328,6 +328,40 @@ class TestUnpack:
             [uploaded("..\\..\\0.png", b"x"), uploaded("/a/1.png", b"y")], tmp_path / "n"
         )
         assert names(tmp_path) == {"n/0.png", "n/1.png"} and found == tmp_path / "n"
+
+    @pytest.mark.parametrize(
+        ("packed", "system", "unpacked"),
+        [
+            ("Änne/ü.png", 3, "Änne/ü.png"),  # as macOS packs it
+            ("caf\xe9/a.png", 3, "caf\xe9/a.png"),
+            ("a\\b.png", 0, "a/b.png"),  # as some Windows programs do
+            ("a\\b.png", 3, "a\\b.png"),
+        ],
+    )
+    def test_names_are_those_that_were_packed(
+        self, packed: str, system: int, unpacked: str, tmp_path: Path
+    ) -> None:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as made:
+            entry = zipfile.ZipInfo(packed)
+            entry.create_system = system
+            made.writestr(entry, b"x")
+            made.writestr("other/c.png", b"x")
+        said = file.getvalue()
+        content = bytearray(said)
+        for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # UTF-8, without a word of it
+            content[content.index(head) + flags + 1] &= ~0x08 & 0xFF
+        for number, one in enumerate((said, bytes(content))):
+            folder = unpack([{"name": "a.zip", "content": one}], tmp_path / str(number))
+            assert (folder / unpacked).read_bytes() == b"x"
+
+    def test_a_file_and_a_folder_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as made:
+            made.writestr("a", b"x")
+            made.writestr("a/b.png", b"x")
+        with pytest.raises(Refused, match="cannot be unpacked"):
+            unpack([{"name": "a.zip", "content": file.getvalue()}], tmp_path / "in")
 
     def test_links_are_left_out(self, tmp_path: Path) -> None:
         file = io.BytesIO()

@@ -83,7 +83,11 @@ class TestCheck:
         assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
         by = {line.does: line for line in found.lines}
         assert len(found.lines) == len(said) - 1 == 4 + 1 + 2 + 1
-        assert [text.rpartition("(")[2] for text in said[1:]] == [f"{n} of 8)" for n in range(1, 9)]
+        ends = [text.rpartition("(")[2] for text in said[1:]]
+        assert [end.partition(", some ")[0] for end in ends[:-1]] == [
+            f"{n} of 8" for n in range(1, 8)
+        ]
+        assert ends[-1] == "8 of 8)" and all(end.endswith(" left)") for end in ends[:-1])
         swapped = by["nothing"]
         assert swapped.clean == 100 and swapped.protected == 0 and swapped.left == -1
         for does in found.lines[4].does, found.lines[-1].does:  # at twice the size, and a probe
@@ -231,6 +235,17 @@ class TestReport:
         assert "http" not in text.replace("<!doctype html>", "")
         told = json.loads(numbers.read_text(encoding="utf-8"))
         assert told["lines"][2]["left"] is None and told["psnr"] == 33.3
+        assert told["fails"] == ["turning them gray", "blurring them"]
+        assert told["chance"] == pytest.approx(100 / math.sqrt(10))
+        assert [line["undecided"] for line in told["lines"]] == [False, False, True, False]
+
+    def test_says_of_which_folders_it_is(self, tmp_path: Path) -> None:
+        of = findings(folders=(Path("my <i>"), Path("made")), seed=3)
+        page, numbers = write_report(of, tmp_path / "r.html")
+        assert "my &lt;i&gt;; protected: made" in page.read_text(encoding="utf-8")
+        told = json.loads(numbers.read_text(encoding="utf-8"))
+        assert (told["folders"], told["seed"]) == (["my <i>", "made"], 3)
+        assert told["date"] in page.read_text(encoding="utf-8")
 
     def test_without_failures_it_promises_nothing(self, tmp_path: Path) -> None:
         page, _ = write_report(findings(lines=findings().lines[:1]), tmp_path / "r.html")

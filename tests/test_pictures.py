@@ -297,7 +297,7 @@ def test_only_four_decoders_are_tried() -> None:
 def test_what_may_be_a_picture_is_not_passed_over(tmp_path: Path, name: str) -> None:
     picture(tmp_path / "ant" / "a.png", (40, 40))
     (tmp_path / "ant" / name).write_bytes(b"?")
-    with pytest.raises(ValueError, match=f"ant/{name}: its format is not read"):
+    with pytest.raises(ValueError, match=f"ant/{name}: it has no format that is read"):
         data.image_folder(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -115,9 +116,12 @@ class TestFolder:
         assert "animated" in told["moves.webp"] and "smaller than 16" in told["tiny.png"]
         changed = {Path(name).name: why for name, why in report.changed.items()}
         assert (
-            changed["print.jpg"] == "CMYK became RGB" and changed["deep.png"] == "16 bits became 8"
+            changed["print.jpg"] == "CMYK became RGB"
+            and changed["deep.png"] == f"16 bits became 8; {module.GRAY}"
         )
-        assert set(changed) == {"print.jpg", "deep.png", "scan.png", "palette.png"}
+        assert set(changed) == {
+            "print.jpg", "deep.png", "scan.png", "palette.png", "gray.jpeg", "smoke.png",
+        }  # fmt: skip
 
     def test_one_person_among_others(self, tmp_path: Path) -> None:
         for name, count in (("me", 3), ("them/a", 4), ("them/b", 2)):
@@ -136,6 +140,14 @@ class TestFolder:
                 levels(Image.open(tmp_path / folder / f"{number}.png")) for folder in ("me", "csd")
             )
             assert 4 < np.abs(first - second).mean() <= 8  # pushed apart from those without noise
+
+    @pytest.mark.parametrize("name", ["a.heic", "a.png"])
+    def test_others_of_which_none_can_be_read_are_refused(self, name: str, folder: Path) -> None:
+        others = folder.parent / "others"
+        others.mkdir()
+        (others / name).write_bytes(b"no picture")
+        with pytest.raises(Refused, match=f"no picture in .*others can be read .*{name}: "):
+            protect(folder, folder.parent / "out", QUICK, others)
 
     def test_linked_folders_are_told(self, folder: Path, tmp_path: Path) -> None:
         (folder / "linked").symlink_to(folder / "others", target_is_directory=True)
@@ -169,6 +181,9 @@ class TestFolder:
         report = protect(folder, folder.parent / "out", QUICK)
         assert "caf\ufffd.png" in report.left_out
         "\n".join(report.lines()).encode("utf-8")
+
+    def test_a_name_commands_no_terminal(self) -> None:
+        assert module.shown(Path("a\nb\x1b[31mé ü.png")) == r"a\nb\x1b[31mé ü.png"
 
     def test_one_class_alone_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "in" / "me").mkdir(parents=True)
@@ -285,13 +300,76 @@ class TestGoingOn:
     def test_what_was_not_noted_down_whole_is_written_again(self, folder: Path) -> None:
         """A kill in the middle of a line, or a stranger's journal."""
         out = folder.parent / "out"
-        state = module._State(out, {})
+        state = module._State(out, {"names": []})
         state.folder.mkdir(parents=True)
-        state.wrote(Path("a/1.png"), ["CMYK became RGB"])
+        state.wrote(Path("a/1.png"), [7, 8], ["CMYK became RGB"])
         with state.journal.open("a") as opened:
             opened.write('["a"]\n{"picture": "a/2.png", "no')
-        state.wrote(Path("a/3.png"), [])
-        assert state.written() == {"a/1.png": ["CMYK became RGB"], "a/3.png": []}
+        state.wrote(Path("a/3.png"), [9, 10], [])
+        assert state.written() == {
+            "a/1.png": ([7, 8], ["CMYK became RGB"]),
+            "a/3.png": ([9, 10], []),
+        }
+
+    def test_what_was_changed_meanwhile_is_written_again(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, wide = folder.parent / "out", folder / "Änne and Bo" / "summer" / "wide.png"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module._State, "end", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            protect(folder, out, QUICK)
+        before = contents(out)
+        pixels = np.array(Image.open(wide))
+        pixels[:, :40] = 0  # far from the middle square
+        Image.fromarray(pixels).save(wide)
+        protect(folder, out, QUICK)
+        after = contents(out)
+        name = str(wide.relative_to(folder))
+        assert {one for one in after if after[one] != before[one]} == {name}
+        assert np.array(Image.open(out / name))[:, :40].max() <= 8
+
+    @pytest.mark.parametrize(
+        ("error", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make it writable")]
+    )
+    def test_a_disk_that_takes_nothing_is_told_from_the_first_file_on(
+        self, error: int, remedy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = folder.parent / "out"
+
+        def refused(*_: Any) -> None:
+            raise OSError(error, "no", "x")
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=f"job.json .*{remedy}"):
+            patch.setattr(module, "write_bytes", refused)
+            protect(folder, out, QUICK)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=f"delta.*{remedy}"):
+            patch.setattr(Perturbation, "save", refused)
+            protect(folder, out, QUICK)
+        assert protect(folder, out, QUICK).written == 19
+
+    def test_a_name_that_the_disk_does_not_take_does_not_stop_the_rest(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = module.write_bytes
+
+        def some(target: Path, data: bytes) -> None:
+            if target.name == "1.png":
+                raise OSError(errno.ENAMETOOLONG, "File name too long", str(target))
+            write(target, data)
+
+        monkeypatch.setattr(module, "write_bytes", some)
+        report = protect(folder, folder.parent / "out", QUICK)
+        assert report.written == 17
+        assert report.left_out["others/1.png"] == "it cannot be named others/1.png: rename it"
+
+    def test_hidden_files_of_others_stay(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        theirs = [out / ".git" / f".{16 * 'a'}.part", out / ".git" / ".x.part", out / ".x.part"]
+        for file in theirs:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("theirs")
+        protect(folder, out, QUICK)
+        assert all(file.read_text() == "theirs" for file in theirs)
 
     def test_a_work_that_wrote_nothing_gives_way_to_another(self, folder: Path) -> None:
         out = folder.parent / "out"
@@ -320,10 +398,10 @@ class TestGoingOn:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         out = folder.parent / "out"
-        monkeypatch.setattr(module, "TELL_EACH", 0.0)
+        monkeypatch.setattr(pictures, "TELL_EACH", 0.0)
 
         def stop(line: str) -> None:
-            if line == "3 of 19 pictures are written":
+            if line.startswith("3 of 19 pictures are written, "):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -345,7 +423,7 @@ class TestGoingOn:
 
         def killed(*_: Any) -> None:
             (out / "others").mkdir()
-            (out / "others" / f".x{module.PART}").write_bytes(b"half")
+            (out / "others" / f".{16 * 'a'}{module.PART}").write_bytes(b"half")
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -402,7 +480,8 @@ class TestPicture:
         file = saved(picture((50, 37), mode), tmp_path, "a.png")
         data, notes = protected_file(file, DELTA, Job(strength=8, size=16))
         made = Image.open(io.BytesIO(data))
-        assert (made.mode, made.size, notes) == (mode, (50, 37), [])
+        told = [module.GRAY] if mode in ("L", "LA") else []
+        assert (made.mode, made.size, notes) == (mode, (50, 37), told)
         with Image.open(file) as old:
             difference = levels(made) - levels(old)
         if "A" in mode:
@@ -573,6 +652,28 @@ def test_an_orientation_from_xmp_data_is_kept(tmp_path: Path) -> None:
     assert (told[0x0112], told[0x010F]) == (6, "A camera")
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("format", ["keep", "png", "jpg"])
+def test_a_turned_picture_stands_upright_in_every_format(
+    kind: str, format: Any, tmp_path: Path
+) -> None:
+    file = saved(picture((48, 32)), tmp_path, f"a.{kind}", exif=tagged(6))
+    data, _ = protected_file(file, DELTA, Job(format=format))
+    new = Image.open(io.BytesIO(data))
+    assert (new.size, new.getexif()[0x0112], new.getexif()[0x010F]) == ((48, 32), 6, "A camera")
+
+
+@pytest.mark.parametrize("quality", [55, 75])
+def test_lossy_webp_is_as_large_as_it_was(quality: int, tmp_path: Path) -> None:
+    rough = np.random.default_rng(0).normal(0, 20, (200, 300, 3)) + levels(picture((300, 200)))
+    rough_picture = Image.fromarray(rough.clip(0, 255).astype(np.uint8))
+    file = saved(rough_picture, tmp_path, "a.webp", quality=quality)
+    data, _ = protected_file(file, 0 * DELTA, Job())
+    assert 0.9 < len(data) / file.stat().st_size < 1.3
+    whole, _ = protected_file(file, 0 * DELTA, Job(quality=95))
+    assert len(whole) > 1.3 * len(data)
+
+
 @pytest.mark.parametrize("lossless", [True, False])
 def test_webp_is_coded_as_it_was(lossless: bool, tmp_path: Path) -> None:
     file = saved(picture((60, 40)), tmp_path, "a.webp", lossless=lossless, icc_profile=PROFILE)
@@ -603,7 +704,7 @@ def test_exif_data_that_cannot_be_written_again_are_told(tmp_path: Path) -> None
 
 def test_names_that_meet_names_made_for_others() -> None:
     photos = [module.Photo(Path(n), Path("a") / n, "a") for n in ("x.png", "x.bmp", "x.png.bmp")]
-    targets = module._targets(photos, "jpg")
+    targets = module.targets_of(photos, "jpg")
     assert len(set(targets)) == 3 and all(target.suffix == ".jpg" for target in targets)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +12,12 @@ from tqdm import tqdm
 
 from ulelib import __version__, machine
 from ulelib.check import Features, check, write_report
-from ulelib.protect import FORMATS, METHODS, Job, protect
+from ulelib.protect import FORMATS, METHODS, SIZE, SIZES, Job, protect
 
+UNFINISHED = (
+    "stopped. The output folder is not finished: do not publish it. The same command goes on from "
+    "where it was"
+)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -33,22 +38,29 @@ def main() -> None:
     type=FOLDER,
     help="Pictures of other people, which stay as they are: PICTURES are hidden among them.",
 )
-@click.option("--method", type=click.Choice(METHODS), default=Job.method, show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=Job.method,
+    show_default=True,
+    help='How noise is made; "ULEO class-wise" in quotes. CSD takes seconds, the others, for which '
+    "a network is trained, minutes.",
+)
 @click.option(
     "--strength",
     type=int,
     default=Job.strength,
     show_default=True,
-    help="The most that a channel of a pixel changes, in gray levels, before JPEG or WebP coding. "
-    "16 may show; 8 is hard to see, and protects far less.",
+    help="The most that a channel of a pixel changes, 1 to 64 gray levels, before JPEG or WebP "
+    "coding. 16 may show; 8 is hard to see, and protects far less.",
 )
 @click.option(
     "--size",
     type=int,
     default=Job.size,
-    help="Pixels a side at which noise is made; the method's own if left. Noise of few pixels is "
-    "smooth: networks that see little detail see it, too, a gray filter undoes it, and people see "
-    "it more easily.",
+    help=f"Pixels a side at which noise is made, 8 to 512; if left {SIZES['CSD']} for CSD, {SIZE} "
+    "for others. Noise of few pixels is smooth: networks that see little detail see it, too, a "
+    "gray filter undoes it, and people see it more easily.",
 )
 @click.option(
     "--format",
@@ -58,16 +70,18 @@ def main() -> None:
     help="Of the written pictures: each its own, or one for all.",
 )
 @click.option(
-    "--quality", type=int, help="1 to 100; if left, of JPEG each picture's own, of WebP 95."
+    "--quality", type=int, help="Of JPEG and WebP, 1 to 100; if left, each picture's own."
 )
 @click.option("--drop-location", is_flag=True, help="Leave out where pictures were taken.")
-@click.option("--seed", type=int, default=Job.seed, show_default=True)
+@click.option(
+    "--seed", type=int, default=Job.seed, show_default=True, help="Of what is drawn at random."
+)
 def protect_command(folder: Path, out: Path, others: Path | None, **options: Any) -> None:
     """Protect PICTURES, one folder for each class (or person), into a new folder.
 
     The originals are only read. Names, sizes, orientation, colour profiles and transparency are
     kept. A run that was stopped goes on with the same command. What the protection is worth depends
-    on who uses the pictures, and how: read the book before you rely on it.
+    on who uses the pictures, and how: ask `ulelib check` before you rely on it.
     """
     try:
         job = Job(**options)
@@ -77,6 +91,8 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
         report = protect(folder, out, job, others, report=tqdm.write)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.ClickException(UNFINISHED) from None
     asked = ["ulelib", "check", str(folder), str(out), *(["--others", str(others)] * bool(others))]
     told = f"They are in {out}. What that is worth: {shlex.join(asked)}"
     for line in (*report.lines(), told):
@@ -97,7 +113,8 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("protection.html"),
     show_default=True,
-    help="HTML page to write; the numbers stand beside it as JSON.",
+    help="HTML page to write, in the place of one that is there; the numbers stand beside it as "
+    "JSON.",
 )
 @click.option(
     "--size",
@@ -106,7 +123,13 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     show_default=True,
     help="Pixels a side to which an exploiter scales the pictures.",
 )
-@click.option("--seed", type=click.IntRange(0, 10_000), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 10_000),
+    default=0,
+    show_default=True,
+    help="Of what is held out, and of the trainings.",
+)
 @click.option(
     "--features",
     "features_of",
@@ -123,11 +146,13 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     protected, after everything that an exploiter can easily do. The report says what the protection
     does not withstand, with a number for each.
     """
-    if not page.expanduser().parent.is_dir():  # said now, not after all the trainings
+    folder = page.expanduser().parent
+    if not folder.is_dir():  # said now, not after all the trainings
         raise click.ClickException(f"there is no folder {page.parent} for the report")
     try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
         findings = check(clean, protected, report=tqdm.write, **options)
-        page, numbers = write_report(findings, page)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     telling = len(findings.lines) - len(findings.undecided)
@@ -143,6 +168,10 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
             f"{len(findings.undecided)} of {len(findings.lines)} trainings say nothing about the "
             "protection: with so few pictures their numbers may be chance."
         )
+    try:
+        page, numbers = write_report(findings, page)
+    except OSError as error:
+        raise click.ClickException(f"the report cannot be written: {error}") from error
     click.echo(f"The whole report: {page}, as numbers: {numbers}")
 
 

@@ -9,6 +9,7 @@ it happens where the kernel runs, and nothing is sent anywhere else.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import itertools
@@ -34,7 +35,7 @@ MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
 MOST_FILES = 50_000
 EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may hold
 # Lines of which the latest is enough.
-PROGRESS = re.compile(r"(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (written)$")
+PROGRESS = re.compile(r"(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (read|written)(?:$|, )")
 UNFINISHED = (
     "Stopped. The folder is not finished: do not publish it. Protect goes on where it was, with "
     "the same pictures and settings."
@@ -318,7 +319,9 @@ def unpack(files: Sequence[Mapping[str, Any]], folder: Path) -> Path:
 def _unzip(name: str, content: Any, folder: Path) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            wanted = [one for one in packed.infolist() if not one.is_dir()]
+            for one in packed.infolist():
+                one.filename = _name_of(one)
+            wanted = [one for one in packed.infolist() if not one.filename.endswith("/")]
             if len(wanted) > MOST_FILES or sum(one.file_size for one in wanted) > MOST_BYTES:
                 raise Refused(
                     f"{name} unpacks to {len(wanted):,} files and "
@@ -335,8 +338,17 @@ def _unzip(name: str, content: Any, folder: Path) -> None:
                 if folder.joinpath(*parts).exists():
                     raise Refused(f"two files are named {one.filename}: rename one")
                 packed.extract(one, folder)
-    except (*ZIP_ERRORS, EOFError) as error:  # or encrypted
+    except (*ZIP_ERRORS, EOFError, NotADirectoryError, FileExistsError) as error:
         raise Refused(f"{name} cannot be unpacked: {error}") from error
+
+
+def _name_of(packed: zipfile.ZipInfo) -> str:
+    """macOS packs names in UTF-8 without saying so, some Windows programs with backslashes."""
+    name = packed.filename
+    if not packed.flag_bits & 0x800:  # Python took the bytes for those of old PCs
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/") if packed.create_system == 0 else name
 
 
 def _hidden(name: str) -> bool:

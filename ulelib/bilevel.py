@@ -308,7 +308,8 @@ def minimise_error(
             for batch in noise.rows.split(settings.inner_batch_size)
         )
         rounds.append(learner.error(shown, noise))
-        report(f"round {len(rounds)}: error {rounds[-1]:.1%}")
+        of = "" if settings.rounds is None else f" of {settings.rounds}"
+        report(f"round {len(rounds)}{of}: error {rounds[-1]:.1%}")
 
     return made()
 

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +39,7 @@ from ulelib.machine import device, fastest_precision
 from ulelib.models import headless
 from ulelib.pgd import Pgd
 from ulelib.pretraining import features, linear_probe
-from ulelib.protect import OTHERS, Refused, find_pictures, shown
+from ulelib.protect import FORMATS, OTHERS, Refused, find_pictures, shown, targets_of
 from ulelib.settings import Op, op
 from ulelib.stages import Run
 from ulelib.store import Store, write_bytes, write_text
@@ -110,6 +111,8 @@ class Findings:
         size: pixels at which all were trained, but for `USUAL`: that has twice as many.
         seconds: of all.
         among_others: whether pictures of other people were in all trainings.
+        folders: of the pictures, of their copies and, if there are, of those of others.
+        seed: of the division and of all trainings.
     """
 
     lines: tuple[Line, ...]
@@ -125,6 +128,8 @@ class Findings:
     size: int
     seconds: float
     among_others: bool = False
+    folders: tuple[Path, ...] = ()
+    seed: int = 0
 
     @property
     def fails(self) -> list[Line]:
@@ -192,6 +197,8 @@ def check(
         Path(clean).expanduser(), Path(protected).expanduser(), flat=others is not None
     )
     foreign = [] if others is None else find_pictures(Path(others).expanduser(), flat=True)
+    if others is not None and not foreign:
+        raise Refused(f"there is no picture in {others}")
     theirs = [(photo.file, photo.file, f"{OTHERS}{photo.label}") for photo in foreign]
     every = [*found, *theirs]
     before, after, pairs = _read(every, size)
@@ -199,6 +206,8 @@ def check(
     mine = torch.tensor([not name.startswith(OTHERS) for name in before.classes])
     if not mine.any():
         raise Refused(f"there must be {FEWEST} or more readable pictures of your own in a class")
+    if theirs and mine.all():
+        raise Refused(f"there must be {FEWEST} or more readable pictures of others in a class")
     test = test[mine[before.labels[test]]]
     own, test_set = before.select(train), before.select(test)
     copies = after.select(train)
@@ -214,6 +223,7 @@ def check(
         )
     report("getting a network that was trained on other pictures")
     named, backbone = _backbone(features_of, store)
+    began = time.perf_counter()
 
     def measured(
         some: ImageSet, exploiter: Exploiter, net: Op = NET, on: ImageSet = test_set
@@ -232,10 +242,11 @@ def check(
     def line(does: str, first: float, second: float) -> None:
         left = (second - guessing) / (first - guessing) if first > guessing else math.nan
         lines.append(Line(does, first, second, left))
-        report(
-            f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones "
-            f"({len(lines)} of {how_many})"
-        )
+        told = f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones"
+        each = (time.perf_counter() - began) / len(lines)
+        some = pictures.duration(each * (how_many - len(lines)))
+        more = f", some {some} left" if len(lines) < how_many else ""
+        report(f"{told} ({len(lines)} of {how_many}{more})")
 
     for does, exploiter in FILTERS.items():
         line(does, measured(own, exploiter), measured(copies, exploiter))
@@ -269,6 +280,8 @@ def check(
         size,
         time.perf_counter() - started,
         bool(theirs),
+        tuple(Path(one).expanduser() for one in (clean, protected, others) if one is not None),
+        seed,
     )
 
 
@@ -289,19 +302,21 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
             raise Refused(f"{folder} is not a folder")
     left_out: dict[str, str] = {}  # what cannot be protected is published as it is, if at all
     own, copies = find_pictures(clean, left_out, flat), find_pictures(protected, flat=flat)
-    # A copy in another format has another suffix, behind the old one where two would be the same.
+    # Under the name that `protect` would give it, in any format; or, if the copies were converted
+    # by somebody else, under its own with another suffix.
     exact = {photo.name: photo for photo in copies}
     by_stem = {photo.name.with_suffix(""): photo for photo in copies}
     alike = Counter(photo.name.with_suffix("") for photo in own)
-    pairs, missing = [], []
-    for photo in own:
+    pairs, missing, used = [], [], set()
+    for photo, *targets in zip(own, *(targets_of(own, one) for one in FORMATS), strict=True):
         stem = photo.name.with_suffix("")
-        copy = exact.get(photo.name) or by_stem.get(photo.name)
-        if copy is None and alike[stem] == 1:
-            copy = by_stem.get(stem)
+        found = [*map(exact.get, targets), by_stem.get(photo.name)]
+        found += [by_stem.get(stem)] * (alike[stem] == 1)
+        copy = next((one for one in found if one is not None and one.file not in used), None)
         if copy is None:
             missing.append(shown(photo.name))
         else:
+            used.add(copy.file)
             pairs.append((photo.file, copy.file, photo.label))
     if not pairs:
         raise Refused(f"{protected} has no copy of a picture of {clean}")
@@ -444,15 +459,20 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
     )
     told = {name: value for name, value in asdict(findings).items() if name != "shown"}
     told["lines"] = [
-        {**line, "left": None if math.isnan(line["left"]) else line["left"]}
-        for line in told["lines"]
+        asdict(line) | {"left": _number(line.left), "undecided": line in findings.undecided}
+        for line in findings.lines
     ]
-    told = {name: _number(value) for name, value in told.items()} | {"version": __version__}
+    told["folders"] = [shown(folder) for folder in findings.folders]
+    told |= {"fails": [line.does for line in findings.fails], "chance": findings.chance}
+    told |= {"version": __version__, "date": date.today().isoformat()}
+    told = {name: _number(value) for name, value in told.items()}
     text = json.dumps(told, indent=1, allow_nan=False) + "\n"
     write_text(numbers, text)
     made = template.render(
         findings=findings,
         pictures=[side_by_side(pair) for pair in findings.shown],
+        folders=told["folders"],
+        date=told["date"],
         version=__version__,
         steps=STEPS,
         amplified=AMPLIFIED,

@@ -7,6 +7,7 @@ them are told at once. `read_each` tells them beside what can be read, for who p
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"}
 NO_PICTURES = {".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml", ".xmp", ".yaml", ".yml"}
 MOST_UNEQUAL = 20  # longer side to shorter: beyond it, the middle square says nothing
 TOLD = 10  # problems told in one error
+TELL_EACH = 10.0  # seconds after which it is told how many pictures are done
 NOT_PLAIN = "has a character that no name may have on some systems, such as : or ?: rename it"
 
 
@@ -77,7 +79,7 @@ def _members(folder: Path, problems: list[str]) -> list[Path]:
 def unreadable(file: Path) -> str | None:
     """What is wrong with a file that might be a picture, before it is opened; None: nothing."""
     if file.suffix.lower() not in SUFFIXES:
-        return "its format is not read: save it as PNG or JPEG"
+        return "it has no format that is read: if it is a picture, save it as PNG or JPEG"
     if not file.is_file():  # a pipe would be waited for without end
         return "it is no file, or a link to none"
     return None
@@ -104,8 +106,13 @@ def read_all(files: Sequence[Path], size: int) -> torch.Tensor:
     return pixels
 
 
-def read_each(files: Sequence[Path], size: int) -> tuple[torch.Tensor, dict[int, str]]:
+def read_each(
+    files: Sequence[Path], size: int, report: Callable[[str], None] = lambda line: None
+) -> tuple[torch.Tensor, dict[int, str]]:
     """The same, and what is wrong with those that cannot be read, by their places.
+
+    Args:
+        report: is told now and then how many have been read.
 
     Returns:
         pixels `(N, 3, size, size)` uint8, undefined where there is a problem; and the problems.
@@ -122,12 +129,44 @@ def read_each(files: Sequence[Path], size: int) -> tuple[torch.Tensor, dict[int,
     # Around the threads and not in them: Python's warning filters belong to the whole process.
     # Eight at most: each may hold a picture of some hundred megabytes.
     threads = min(8, os.cpu_count() or 1)
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        done = pool.map(one, range(len(files)))  # Pillow decodes without the interpreter's lock
-        for _ in tqdm(done, "pictures", len(files), delay=2, disable=None):
-            pass
+        in_threads(one, len(files), "read", threads, report)
     return pixels, problems
+
+
+def in_threads(
+    work: Callable[[int], None],
+    count: int,
+    done: str,
+    threads: int,
+    report: Callable[[str], None],
+) -> None:
+    """Call `work` with the place of each picture, some at once: Pillow computes without the
+    interpreter's lock.
+
+    Args:
+        done: what a picture then is, in a word.
+        report: is told now and then how many are done, and how long the others will take.
+    """
+    started = told = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        places = tqdm(pool.map(work, range(count)), "pictures", count, delay=2, disable=None)
+        try:
+            for number, _ in enumerate(places, 1):
+                if time.monotonic() - told >= TELL_EACH:
+                    told = time.monotonic()
+                    left = duration((told - started) * (count - number) / number)
+                    more = f", {left} left" if number < count else ""
+                    report(f"{number:,} of {count:,} pictures are {done}{more}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the others would be done first
+            raise
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def read(file: Path, size: int) -> np.ndarray[Any, Any]:

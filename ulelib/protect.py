@@ -10,6 +10,9 @@ it never stops the rest. A run that was killed goes on where it was.
 
 from __future__ import annotations
 
+import bisect
+import contextlib
+import errno
 import io
 import itertools
 import json
@@ -20,8 +23,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -32,7 +34,6 @@ from filelock import FileLock, Timeout
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 from pydantic import Field
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ulelib import pictures
 from ulelib.bilevel import Bilevel
@@ -45,7 +46,7 @@ from ulelib.pgd import Pgd
 from ulelib.profiles import CPU
 from ulelib.settings import Seed, described, settings
 from ulelib.stages import Data, Method
-from ulelib.store import PART, write_bytes
+from ulelib.store import PART, PARTLY, write_bytes
 from ulelib.views import LUMA
 
 # Those that need nothing but the pictures.
@@ -58,12 +59,12 @@ OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
 WRITERS = 2  # threads: each may hold some hundred megabytes of a large picture
 STRIP = 256  # rows of a picture that get their noise at once
-TELL_EACH = 10.0  # seconds after which it is told how many pictures are written
 # Algorithm 1 on few pictures: its stop test would end it as soon as the source model knows them by
 # heart. So it goes on for a number of rounds, with a part of an epoch and small batches in each.
 ROUNDS = 20
 EPOCH_PART = 0.25
 LARGEST_BATCH = 64
+WEBP_QUALITIES = range(50, 100, 5)
 SUFFIX = {"png": ".png", "jpg": ".jpg"}
 GPS = 0x8825  # EXIF's number for the place where a picture was taken
 # What brings an upright picture back to the way in which its file has it, by EXIF orientation.
@@ -92,8 +93,8 @@ class Job:
             in a picture: networks that see little detail see it, too, a gray filter undoes it, and
             people see it more easily.
         format: of what is written: "keep", each picture's own; "png"; or "jpg".
-        quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG,
-            else 95.
+        quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG;
+            of a lossy WebP one at which the picture itself is as large, 50 to 95; else 95.
         drop_location: leave out where a picture was taken.
         seed: of everything that is drawn.
     """
@@ -159,8 +160,7 @@ class Report:
             if told:
                 lines.append(f"{head}, {len(told)}:")
                 lines += [f"  {name}: {why}" for name, why in sorted(told.items())]
-        took = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} minutes"
-        return [*lines, f"{self.written} pictures protected in {took}."]
+        return [*lines, f"{self.written} pictures protected in {pictures.duration(self.seconds)}."]
 
 
 class Refused(ValueError):
@@ -197,8 +197,12 @@ def protect(
     _check_folders(folder, out, foreign)
     left_out: dict[str, str] = {}
     own = find_pictures(folder, left_out, flat=foreign is not None)
-    theirs = [] if foreign is None else find_pictures(foreign, flat=True)
-    images, own = _read(own, theirs, job.pixels, left_out)
+    unread: dict[str, str] = {}
+    theirs = [] if foreign is None else find_pictures(foreign, unread, flat=True)
+    left_out |= {f"{OTHERS}{name}": why for name, why in unread.items()}
+    images, own = _read(own, theirs, job.pixels, left_out, report)
+    if foreign is not None and not any(name.startswith(OTHERS) for name in images.classes):
+        raise Refused(f"no picture in {foreign} can be read{_named(left_out, OTHERS)}")
     try:
         check_classes(images)
     except ValueError as error:
@@ -286,19 +290,32 @@ def find_pictures(
 
 
 def shown(name: Path) -> str:
-    """A name as it can be printed; some file systems have bytes that are no text."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A name as it can be printed: some file systems have bytes that are no text, and a name may
+    have line ends and commands to a terminal in it."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _named(left_out: dict[str, str], beginning: str = "") -> str:
+    """The first of these that were left out, in brackets."""
+    names = [name for name in left_out if name.startswith(beginning)][:5]
+    return f" ({'; '.join(f'{name}: {left_out[name]}' for name in names)})" if names else ""
 
 
 def _read(
-    own: list[Photo], theirs: list[Photo], size: int, left_out: dict[str, str]
+    own: list[Photo],
+    theirs: list[Photo],
+    size: int,
+    left_out: dict[str, str],
+    report: Callable[[str], None],
 ) -> tuple[ImageSet, list[Photo]]:
     """The pictures at the working size, own ones first, and those that are to be written.
 
     Raises:
         Refused: there is none of one's own.
     """
-    pixels, problems = pictures.read_each([photo.file for photo in (*own, *theirs)], size)
+    files = [photo.file for photo in (*own, *theirs)]
+    pixels, problems = pictures.read_each(files, size, report)
     for place, photo in enumerate(own):
         if place not in problems and min(_size(photo.file)) < SHORTEST:
             problems[place] = f"it is smaller than {SHORTEST} pixels"
@@ -315,8 +332,7 @@ def _read(
     names += [f"{OTHERS}{p.label}" for n, p in enumerate(theirs, len(own)) if n not in problems]
     classes = tuple(sorted(set(names)))
     if not mine:
-        told = "; ".join(f"{name}: {why}" for name, why in [*left_out.items()][:5])
-        raise Refused("there is no picture that can be protected" + f" ({told})" * bool(told))
+        raise Refused(f"there is no picture that can be protected{_named(left_out)}")
     labels = torch.tensor([classes.index(name) for name in names])
     return ImageSet(pixels[kept], labels, classes, "these pictures"), mine
 
@@ -376,8 +392,10 @@ def spread(delta: torch.Tensor, height: int, width: int, strength: int) -> torch
     for channel, one in zip(square, delta, strict=True):  # one by one: a picture may be large
         whole = F.interpolate(one[None, None], [side, side], mode="bilinear", antialias=True)[0, 0]
         channel.copy_(whole.mul_(255).round_().clamp_(-strength, strength))
-    rows, columns = (_mirrored(length, side) for length in (height, width))
-    return square[:, rows][:, :, columns]
+    for axis, length in ((1, height), (2, width)):
+        if length != side:
+            square = square.index_select(axis, _mirrored(length, side))
+    return square
 
 
 def _mirrored(length: int, side: int) -> torch.Tensor:
@@ -399,15 +417,16 @@ def _write_all(
     report: Callable[[str], None],
 ) -> tuple[dict[str, str], dict[str, str]]:
     """What else was changed in each picture, and why some could not be written after all."""
-    targets = _targets(photos, job.format)
+    targets = targets_of(photos, job.format)
     before = state.written()
     changed: dict[str, str] = {}
     failed: dict[str, str] = {}
 
     def one(place: int) -> None:
         photo, target = photos[place], out / targets[place]
-        notes = before.get(str(targets[place]))
-        if notes is None or not target.exists():
+        seal, notes = before.get(str(targets[place]), (None, []))
+        now = _seal(photo.file)
+        if seal != now or not target.exists():
             (delta,) = noise.of(images, torch.tensor([place]))
             try:
                 data, notes = protected_file(photo.file, delta, job)
@@ -415,32 +434,47 @@ def _write_all(
                 failed[shown(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
                 return
             try:
-                write_bytes(target, data)
-                state.wrote(targets[place], notes)
+                with _explained(target):
+                    write_bytes(target, data)
             except OSError as error:
-                raise OSError(
-                    f"{error.filename or target} cannot be written: {error.strerror or error}. "
-                    "What is done stays: make room, then give the same command, which goes on from "
-                    "there"
-                ) from error
+                if error.errno not in OF_ITS_NAME:
+                    raise
+                failed[shown(photo.name)] = f"it cannot be named {shown(targets[place])}: rename it"
+                return
+            with _explained(state.journal):
+                state.wrote(targets[place], now, notes)
         if notes:
             changed[shown(photo.name)] = "; ".join(notes)
 
-    told = time.monotonic()
-    with ThreadPoolExecutor(WRITERS) as pool:
-        done = pool.map(one, range(len(photos)))
-        try:
-            for count, _ in enumerate(tqdm(done, "pictures", len(photos), delay=2, disable=None)):
-                if time.monotonic() - told >= TELL_EACH:
-                    told = time.monotonic()
-                    report(f"{count + 1:,} of {len(photos):,} pictures are written")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # the others would be written first
-            raise
+    pictures.in_threads(one, len(photos), "written", WRITERS, report)
     return dict(sorted(changed.items())), failed
 
 
-def _targets(photos: Iterable[Photo], format: str) -> list[Path]:
+OF_ITS_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}  # what no room would change
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """An error of the disk says where, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room" if full else "make it writable"
+        raise OSError(
+            error.errno,
+            f"{file} cannot be written: {os.strerror(error.errno) if error.errno else error}. What "
+            f"is done stays: {remedy}, then give the same command, which goes on from there",
+        ) from error
+
+
+def _seal(file: Path) -> list[int]:
+    """What differs once a file was changed."""
+    about = file.stat()
+    return [about.st_size, about.st_mtime_ns]
+
+
+def targets_of(photos: Iterable[Photo], format: str) -> list[Path]:
     """Names of the written pictures; two that would have the same keep their old suffix before."""
     photos = list(photos)
     if format == "keep":
@@ -478,6 +512,8 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         upright, notes = _plain(ImageOps.exif_transpose(opened))
         if kind == "PNG" and _is_deep(file) and DEEP not in notes:
             notes.append(DEEP)
+        if upright.mode in ("L", "LA") and job.method == "CSD" and job.pixels < SIZE:
+            notes.append(GRAY)
         if opened.format == "MPO":
             notes.append("the first of its several pictures alone")
         told = {name: opened.info[name] for name in ("icc_profile", "dpi") if opened.info.get(name)}
@@ -488,7 +524,6 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
             notes.append("XMP data, comments or texts were left out")
         coding = _coding(opened, job)
     lossless = kind == "WEBP" and job.quality is None and _is_lossless(file)
-    webp = {"lossless": True} if lossless else {"quality": job.quality or 95}
     placed = job.drop_location and GPS in exif
     if placed:
         del exif[GPS]
@@ -506,8 +541,12 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
     if len(exif):
         told["exif"], lost = _exif(exif, coded, changed=placed)
         notes += lost
-    options = {"PNG": {}, "BMP": {}, "JPEG": coding, "WEBP": webp}[target]
-    if target == "BMP":
+    options = {"JPEG": coding}.get(target, {})
+    if target == "WEBP" and lossless:
+        options = {"lossless": True}
+    elif target == "WEBP":
+        options = {"quality": job.quality or _webp_quality(upright, file.stat().st_size)}
+    elif target == "BMP":
         told = {}
     file_ = io.BytesIO()
     noisy.save(file_, target, **told, **options)
@@ -515,7 +554,13 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
 
 
 DEEP = "16 bits became 8"
+# Page 14b: a network that sees the pictures gray learns from CSD of 8 and 16 pixels as from none.
+GRAY = (
+    "it is gray, where CSD of few pixels does not protect: protect gray pictures by themselves, "
+    f"with ULEO-GrayAugs, or with CSD at a size of {SIZE}"
+)
 MOST_EXIF = 65_000  # bytes that fit into a JPEG
+EXIF = b"Exif\0\0"  # before the data themselves
 PREVIEW = b"\xff\xd8\xff"  # a JPEG's beginning: of the picture without noise, in its EXIF data
 
 
@@ -527,6 +572,8 @@ def _exif(exif: Image.Exif, coded: bytes, changed: bool) -> tuple[bytes, list[st
         coded: the same, as the file had them; b"" if it had none.
         changed: whether they are the same no more.
     """
+    if coded and not coded.startswith(EXIF):
+        coded = EXIF + coded  # WebP has them without, JPEG is not read without
     try:
         as_coded = Image.Exif()
         as_coded.load(coded)
@@ -581,6 +628,17 @@ def _is_lossless(file: Path) -> bool:
     return False
 
 
+def _webp_quality(picture: Image.Image, size: int) -> int:
+    """The quality at which a picture takes about so many bytes, which no WebP file tells."""
+
+    def bytes_at(quality: int) -> int:
+        picture.save(file := io.BytesIO(), "WEBP", quality=quality)
+        return file.tell()
+
+    found = bisect.bisect_left(WEBP_QUALITIES, size, key=bytes_at)
+    return WEBP_QUALITIES[min(found, len(WEBP_QUALITIES) - 1)]
+
+
 def _coding(opened: Image.Image, job: Job) -> dict[str, Any]:
     """How a JPEG is written: as the picture itself was, if it was one, so that it is as large."""
     coded = isinstance(opened, JpegImagePlugin.JpegImageFile)
@@ -625,7 +683,7 @@ class _State:
 
     def __init__(self, out: Path, told: dict[str, Any]) -> None:
         self.out, self.folder = out, out / STATE
-        self.told = json.dumps(told, sort_keys=True)
+        self.told, self.names = json.dumps(told, sort_keys=True), told["names"]
         self.file = self.folder / "delta.safetensors"
         self.journal = self.folder / "written.jsonl"
         self.writing = threading.Lock()
@@ -637,12 +695,13 @@ class _State:
                 f"{self.out} is not empty, and no unfinished work is in it: name a new folder for "
                 "what is written"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock", timeout=0)
-        try:
-            self.lock.acquire()
-        except Timeout:
-            raise Refused(f"another process is at work in {self.out}") from None
+        with _explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.acquire()
+            except Timeout:
+                raise Refused(f"another process is at work in {self.out}") from None
         if not job.is_file() or job.read_text(encoding="utf-8") != self.told:
             if self._filled():  # asked again: whoever had the lock until now may have written
                 self.lock.release()
@@ -652,9 +711,16 @@ class _State:
                 )
             for stale in (self.file, self.journal):  # of a work that wrote no picture
                 stale.unlink(missing_ok=True)
-            write_bytes(job, self.told.encode())
-        for part in self.out.rglob(f".*{PART}"):  # of a run that was killed
-            part.unlink()
+            try:
+                with _explained(job):
+                    write_bytes(job, self.told.encode())
+            except OSError:
+                self.lock.release()
+                raise
+        for folder in {self.folder, *((self.out / name).parent for name in self.names)}:
+            for part in folder.glob(f".*{PART}"):  # of a run that was killed
+                if PARTLY.fullmatch(part.name):
+                    part.unlink()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -684,23 +750,25 @@ class _State:
 
     def keep(self, noise: Perturbation) -> None:
         part = self.folder / "delta"
-        noise.save(part)
-        part.replace(self.file)
+        with _explained(self.file):
+            noise.save(part)
+            part.replace(self.file)
 
-    def wrote(self, target: Path, notes: list[str]) -> None:
-        """A picture is written, and this is different in it."""
-        line = json.dumps({"picture": str(target), "notes": notes})
+    def wrote(self, target: Path, seal: list[int], notes: list[str]) -> None:
+        """A picture is written, of an original with this seal, and this is different in it."""
+        line = json.dumps({"picture": str(target), "original": seal, "notes": notes})
         with self.writing, self.journal.open("a", encoding="utf-8") as opened:
             opened.write(f"\n{line}\n")  # a line before may have been torn by a kill
 
-    def written(self) -> dict[str, list[str]]:
+    def written(self) -> dict[str, tuple[list[int], list[str]]]:
         """What an interrupted run wrote; what it did not note down whole is written again."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, tuple[list[int], list[str]]] = {}
         if self.journal.is_file():
             for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     told = json.loads(line)
-                    found[told["picture"]] = [str(note) for note in told["notes"]]
+                    notes = [str(note) for note in told["notes"]]
+                    found[told["picture"]] = [*map(int, told["original"])], notes
                 except (ValueError, TypeError, KeyError):
                     continue
         return found

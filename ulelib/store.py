@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -29,7 +30,8 @@ from filelock import FileLock, Timeout
 from ulelib.settings import described, key_of
 
 MANIFEST = "artifact.json"
-PART = ".part"  # ends the hidden name of a file that is being written
+PART = ".part"  # ends the hidden name of a file that is being written,
+PARTLY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(PART)}")  # which is this
 
 
 class Store:
