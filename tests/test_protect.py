@@ -362,6 +362,19 @@ class TestGoingOn:
         assert report.written == 17
         assert report.left_out["others/1.png"] == "it cannot be named others/1.png: rename it"
 
+    def test_a_picture_that_is_gone_by_then_does_not_stop_the_rest(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep = module._State.keep
+
+        def kept(state: Any, noise: Perturbation) -> None:
+            keep(state, noise)
+            (folder / "others" / "1.png").unlink()
+
+        monkeypatch.setattr(module._State, "keep", kept)
+        report = protect(folder, folder.parent / "out", QUICK)
+        assert report.written == 18 and "others/1.png" in report.left_out
+
     def test_hidden_files_of_others_stay(self, folder: Path) -> None:
         out = folder.parent / "out"
         theirs = [out / ".git" / f".{16 * 'a'}.part", out / ".git" / ".x.part", out / ".x.part"]

@@ -433,14 +433,15 @@ def _write_all(
             except Exception as error:  # it can be read, and refused by an encoder all the same
                 failed[shown(photo.name)] = f"it could not be written: {str(error) or repr(error)}"
                 return
-            try:
-                with _explained(target):
+            with _explained(target):
+                try:
                     write_bytes(target, data)
-            except OSError as error:
-                if error.errno not in OF_ITS_NAME:
-                    raise
-                failed[shown(photo.name)] = f"it cannot be named {shown(targets[place])}: rename it"
-                return
+                except OSError as error:
+                    if error.errno not in OF_ITS_NAME:
+                        raise
+                    name = shown(targets[place])
+                    failed[shown(photo.name)] = f"it cannot be named {name}: rename it"
+                    return
             with _explained(state.journal):
                 state.wrote(targets[place], now, notes)
         if notes:
@@ -461,16 +462,19 @@ def _explained(file: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room" if full else "make it writable"
+        why = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(
-            error.errno,
-            f"{file} cannot be written: {os.strerror(error.errno) if error.errno else error}. What "
-            f"is done stays: {remedy}, then give the same command, which goes on from there",
+            f"{file} cannot be written: {why}. What is done stays: {remedy}, then give the same "
+            "command, which goes on from there"
         ) from error
 
 
 def _seal(file: Path) -> list[int]:
-    """What differs once a file was changed."""
-    about = file.stat()
+    """What differs once a file was changed; nothing of one that is gone: reading it will tell."""
+    try:
+        about = file.stat()
+    except OSError:
+        return []
     return [about.st_size, about.st_mtime_ns]
 
 
