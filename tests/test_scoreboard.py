@@ -58,7 +58,8 @@ PAGES = {
     ],
     "11c_hardened": [
         cell("clean", "standard", 86.0),
-        cell("TUE-SimCLR", "at", 60.0, export="exact"),
+        cell("clean", "at", 13.0),
+        cell("TUE-SimCLR", "at (3 steps)", 60.0, export="exact"),
         cell("TUE-SimCLR", "SimCLR", 40.0, export="exact"),
     ],
     "03_grayscale_exploiter": [
