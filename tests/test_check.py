@@ -205,6 +205,15 @@ def test_too_few_of_ones_own_among_others(folders: tuple[Path, Path], tmp_path: 
         check(tmp_path / "few", made / "red", others=clean, size=16)
 
 
+def test_too_few_of_others(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Else the report would be one without others, and not say so."""
+    (tmp_path / "few").mkdir()
+    for others in (tmp_path / "few", tmp_path / "few"):
+        with pytest.raises(Refused, match="4 or more readable pictures of others"):
+            check(*folders, others=others, size=16)
+        shutil.copy(folders[0] / "red" / "0.png", tmp_path / "few")
+
+
 def test_held_out_pictures_are_in_no_training() -> None:
     images = random_images(41)
     train, test = module._divided(images, 0)

@@ -338,7 +338,7 @@ def _unzip(name: str, content: Any, folder: Path) -> None:
                 if folder.joinpath(*parts).exists():
                     raise Refused(f"two files are named {one.filename}: rename one")
                 packed.extract(one, folder)
-    except (*ZIP_ERRORS, EOFError, NotADirectoryError, FileExistsError) as error:
+    except (*ZIP_ERRORS, EOFError, NotADirectoryError, FileExistsError) as error:  # or encrypted
         raise Refused(f"{name} cannot be unpacked: {error}") from error
 
 

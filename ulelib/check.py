@@ -197,8 +197,6 @@ def check(
         Path(clean).expanduser(), Path(protected).expanduser(), flat=others is not None
     )
     foreign = [] if others is None else find_pictures(Path(others).expanduser(), flat=True)
-    if others is not None and not foreign:
-        raise Refused(f"there is no picture in {others}")
     theirs = [(photo.file, photo.file, f"{OTHERS}{photo.label}") for photo in foreign]
     every = [*found, *theirs]
     before, after, pairs = _read(every, size)
@@ -206,7 +204,7 @@ def check(
     mine = torch.tensor([not name.startswith(OTHERS) for name in before.classes])
     if not mine.any():
         raise Refused(f"there must be {FEWEST} or more readable pictures of your own in a class")
-    if theirs and mine.all():
+    if others is not None and mine.all():
         raise Refused(f"there must be {FEWEST} or more readable pictures of others in a class")
     test = test[mine[before.labels[test]]]
     own, test_set = before.select(train), before.select(test)
@@ -223,7 +221,7 @@ def check(
         )
     report("getting a network that was trained on other pictures")
     named, backbone = _backbone(features_of, store)
-    began = time.perf_counter()
+    began = time.monotonic()
 
     def measured(
         some: ImageSet, exploiter: Exploiter, net: Op = NET, on: ImageSet = test_set
@@ -242,11 +240,11 @@ def check(
     def line(does: str, first: float, second: float) -> None:
         left = (second - guessing) / (first - guessing) if first > guessing else math.nan
         lines.append(Line(does, first, second, left))
-        told = f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones"
-        each = (time.perf_counter() - began) / len(lines)
-        some = pictures.duration(each * (how_many - len(lines)))
-        more = f", some {some} left" if len(lines) < how_many else ""
-        report(f"{told} ({len(lines)} of {how_many}{more})")
+        time_left = pictures.time_left(began, len(lines), how_many)
+        report(
+            f"{does}: {first:.1f} % on clean pictures, {second:.1f} % on protected ones "
+            f"({len(lines)} of {how_many}{time_left})"
+        )
 
     for does, exploiter in FILTERS.items():
         line(does, measured(own, exploiter), measured(copies, exploiter))

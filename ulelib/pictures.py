@@ -149,19 +149,30 @@ def in_threads(
         done: what a picture then is, in a word.
         report: is told now and then how many are done, and how long the others will take.
     """
-    started = told = time.monotonic()
+    began = told = time.monotonic()
     with ThreadPoolExecutor(threads) as pool:
         places = tqdm(pool.map(work, range(count)), "pictures", count, delay=2, disable=None)
         try:
             for number, _ in enumerate(places, 1):
                 if time.monotonic() - told >= TELL_EACH:
                     told = time.monotonic()
-                    left = duration((told - started) * (count - number) / number)
-                    more = f", {left} left" if number < count else ""
-                    report(f"{number:,} of {count:,} pictures are {done}{more}")
+                    left = time_left(began, number, count)
+                    report(f"{number:,} of {count:,} pictures are {done}{left}")
         except BaseException:
             pool.shutdown(cancel_futures=True)  # the others would be done first
             raise
+
+
+def time_left(began: float, done: int, count: int) -> str:
+    """The end of a line that tells how far something is: how long it will still take, if the rest
+    takes as long as what is done; "" where all is.
+
+    Args:
+        began: when, of `time.monotonic`.
+    """
+    if done == count:
+        return ""
+    return f", some {duration((time.monotonic() - began) * (count - done) / done)} left"
 
 
 def duration(seconds: float) -> str:

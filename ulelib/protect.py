@@ -706,26 +706,29 @@ class _State:
                 self.lock.acquire()
             except Timeout:
                 raise Refused(f"another process is at work in {self.out}") from None
+        try:
+            self._take_up(job)
+        except BaseException:  # `__exit__` is not called then
+            self.lock.release()
+            raise
+        return self
+
+    def _take_up(self, job: Path) -> None:
+        """The work that was interrupted here, or this one from its beginning."""
         if not job.is_file() or job.read_text(encoding="utf-8") != self.told:
             if self._filled():  # asked again: whoever had the lock until now may have written
-                self.lock.release()
                 raise Refused(
                     f"{self.out} has an unfinished work with other pictures or settings: give it "
                     "the same ones to go on, or name a new folder"
                 )
             for stale in (self.file, self.journal):  # of a work that wrote no picture
                 stale.unlink(missing_ok=True)
-            try:
-                with _explained(job):
-                    write_bytes(job, self.told.encode())
-            except OSError:
-                self.lock.release()
-                raise
+            with _explained(job):
+                write_bytes(job, self.told.encode())
         for folder in {self.folder, *((self.out / name).parent for name in self.names)}:
             for part in folder.glob(f".*{PART}"):  # of a run that was killed
                 if PARTLY.fullmatch(part.name):
                     part.unlink()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
