@@ -82,6 +82,19 @@ def test_seeds_start_where_told_and_zero_takes_the_profiles_number() -> None:
         Lab("smoke", seed=10_000, n_seeds=2)
 
 
+def test_seeds_may_be_named_one_by_one() -> None:
+    lab = Lab("smoke", seed=[0, 3, 4])
+    assert lab.seeds == [0, 3, 4]
+    assert [cell.seed for cell in lab.cells(["clean"])] == [0, 3, 4]
+    for wrong in ([], [3, 3]):
+        with pytest.raises(ValueError, match="at least one, each once"):
+            Lab("smoke", seed=wrong)
+    with pytest.raises(ValueError, match="seed is '3': it must be a whole number"):
+        Lab("smoke", seed=[0, "3"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="names all seeds: leave n_seeds at 1, it is 2"):
+        Lab("smoke", seed=[0, 3], n_seeds=2)
+
+
 def test_auto_falls_back_to_smoke_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lab_module, "is_available", lambda name: False)
     lab = Lab("auto")

@@ -121,6 +121,8 @@ def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
         (["06_nothing"], "choose from"),
         (["--profile", "gpu"], "invalid choice"),
         (["--seed", "-1"], "-1"),
+        (["--seed", "0,x"], "'x' is not a whole number"),
+        (["--seed", "0,3", "--n-seeds", "2"], "with a list of seeds leave it away"),
         (["--workers", "0"], "'0' is not a whole number, 1 or more"),
     ],
 )
@@ -155,6 +157,8 @@ def test_seeds_of_a_page() -> None:
     assert seeds("05_grayaug", "smoke") == 1
     assert seeds("05_grayaug", "cpu") == seeds("05_grayaug", "paper") == 5
     assert seeds("02_uleo", "cpu") == 3
+    listed = SimpleNamespace(profile="cpu", seed=[0, 3, 4], n_seeds=None)
+    assert runner._parameters("05_grayaug", listed) == {"profile": "cpu", "seed": [0, 3, 4]}
 
 
 def test_pages_that_show_the_records_are_made_after_those_that_write_them() -> None:

@@ -1,6 +1,7 @@
 """Compute what the notebooks need as one plan, then execute them as pages of the book.
 
     python tools/run_notebooks.py --profile cpu [--seed 0] [--n-seeds 2] [05_grayaug ...]
+    python tools/run_notebooks.py --profile cpu --keep --seed 0,3,4 11_transferable
     python tools/run_notebooks.py --profile cpu --scheduler tcp://HOST:PORT
     python tools/run_notebooks.py --profile cpu --words [05_grayaug ...]
 
@@ -248,6 +249,8 @@ def _parameters(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "n_seeds": seeds if options.n_seeds is None else options.n_seeds,
     }
+    if isinstance(options.seed, list):  # all of them: there is nothing to count
+        del wanted["n_seeds"]
     known = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
     return {key: value for key, value in wanted.items() if key in known}
 
@@ -387,7 +390,7 @@ def _shown(parameters: dict[str, Any]) -> str:
 def _options(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", choices=list(PROFILES), default="cpu")
-    parser.add_argument("--seed", type=_whole, default=0, help="the first seed")
+    parser.add_argument("--seed", type=_seed, default=0, help="the first seed; or all, as 0,3,4")
     parser.add_argument("--n-seeds", type=_whole, help="how many seeds; else the page's own")
     parser.add_argument("--workers", type=_some, help="processes; else as the machine has it")
     parser.add_argument("--scheduler", help="of a Dask cluster, tcp://HOST:PORT")
@@ -408,6 +411,8 @@ def _options(names: list[str]) -> argparse.Namespace:
         options.into = options.into.expanduser().resolve()
     else:  # drawn images do not replace the book's pages
         options.into = ROOT / "_build" / "smoke" if options.profile == "smoke" else BOOK
+    if isinstance(options.seed, list) and options.n_seeds is not None:
+        parser.error("--n-seeds counts from one seed: with a list of seeds leave it away")
     unknown = sorted(set(options.names) - set(names))
     if unknown:
         parser.error(f"no such notebook: {', '.join(unknown)}; choose from {', '.join(names)}")
@@ -418,6 +423,11 @@ def _whole(text: str, least: int = 0) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
     return int(text)
+
+
+def _seed(text: str) -> int | list[int]:
+    first, *more = [_whole(one) for one in text.split(",")]
+    return [first, *more] if more else first
 
 
 def _some(text: str) -> int:

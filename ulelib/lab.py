@@ -104,7 +104,7 @@ class Lab:
     Args:
         profile: "smoke", "cpu", "paper", or "auto": "paper" with CUDA, else "cpu"; and "smoke"
             where CIFAR-10 is neither at hand nor to be downloaded (`fell_back` then says so).
-        seed: the first seed.
+        seed: the first seed; or a list of all of them, with `n_seeds` left at 1.
         n_seeds: how many seeds, from `seed` on; 0 takes the profile's own number.
         store: folder of the store; else `$ULELIB_STORE`, else `.ulelib` in the project.
         keep: take the numbers that the profile's records hold (`results.known`) instead of
@@ -112,19 +112,18 @@ class Lab:
             no record.
 
     Raises:
-        ValueError: unknown profile, or a seed that is not a whole number in 0..10,000.
+        ValueError: unknown profile, or seeds that are not whole numbers in 0..10,000, each once.
         DataUnavailable: a profile asked for by name whose data cannot be had.
     """
 
     def __init__(
         self,
         profile: str = "auto",
-        seed: int = 0,
+        seed: int | list[int] = 0,
         n_seeds: int = 1,
         store: Path | None = None,
         keep: bool | None = None,
     ) -> None:
-        _check_whole("seed", seed, 10_000)
         _check_whole("n_seeds", n_seeds, 100)
         if profile != "auto" and profile not in PROFILES:
             raise ValueError(f"profile {profile!r}; choose from {['auto', *PROFILES]}")
@@ -134,8 +133,7 @@ class Lab:
             if not is_available(PROFILES[profile].data):
                 self.fell_back, profile = True, "smoke"
         self.profile: Profile = PROFILES[profile]
-        self.seeds = list(range(seed, seed + (n_seeds or self.profile.seeds)))
-        _check_whole("the last seed", self.seeds[-1], 10_000)
+        self.seeds = _seeds(seed, n_seeds or self.profile.seeds)
         self.store = Store(store or machine.folder("ULELIB_STORE", ".ulelib"))
         keep = os.environ.get("ULELIB_KEEP") == "1" if keep is None else keep
         self.known = results.known(self.profile.name) if keep else {}
@@ -468,6 +466,21 @@ def _source(noise: Noise) -> str:
     victim = getattr(method, "victim", None)
     net = getattr(method, "net", None) or getattr(victim, "net", None)
     return str(net) if net else "-"
+
+
+def _seeds(seed: int | list[int], number: int) -> list[int]:
+    """The seeds that a page was asked for, see `Lab`."""
+    if not isinstance(seed, list):
+        _check_whole("seed", seed, 10_000)
+        _check_whole("the last seed", seed + number - 1, 10_000)
+        return list(range(seed, seed + number))
+    for one in seed:
+        _check_whole("seed", one, 10_000)
+    if not seed or len(set(seed)) < len(seed):
+        raise ValueError(f"seed is {seed}: a list of seeds names at least one, each once")
+    if number != 1:
+        raise ValueError(f"seed {seed} names all seeds: leave n_seeds at 1, it is {number}")
+    return list(seed)
 
 
 def _check_whole(name: str, number: int, most: int) -> None:

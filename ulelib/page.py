@@ -26,7 +26,7 @@ from ulelib.pretraining import separability
 from ulelib.published import ABSENT, comparison_table, style_table
 
 
-def open_lab(profile: str = "auto", seed: int = 0, n_seeds: int = 1) -> Lab:
+def open_lab(profile: str = "auto", seed: int | list[int] = 0, n_seeds: int = 1) -> Lab:
     """The lab of a notebook, after its parameters have been checked.
 
     The kernel is the page's own process, so its memory allocator is set for training.
