@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from helpers import random_images
@@ -68,6 +68,27 @@ def test_a_folder_gives_the_pixels_that_torchvision_gives(tmp_path: Path) -> Non
     for file, image in zip(files, found.images, strict=True):
         assert torch.equal(image, expected(Image.open(file).convert("RGB"))), file.name
     assert data.image_folder(tmp_path, 20).images.shape == (6, 3, 20, 20)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_nearly_what_torchvision_gives(
+    mode: str, orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = picture(tmp_path / "small.png", (20, 15))
+    large = Image.open(small).resize((2003, 1501), Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "large.jpg"
+    large.save(file, quality=95, exif=exif)
+    found = pictures.read(file, 32)
+    monkeypatch.setattr(pictures, "DRAFTED", 1000)  # so many pixels the picture does not have
+    whole = pictures.read(file, 32)
+    apart = np.abs(found.astype(int) - whole)
+    assert apart.max() > 0 and apart.mean() < 3
+    upright = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    expected = v2.Compose([v2.Resize(32), v2.CenterCrop(32)])(upright)
+    assert np.array_equal(whole, np.array(expected))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

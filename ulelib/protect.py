@@ -392,16 +392,8 @@ def spread(delta: torch.Tensor, height: int, width: int, strength: int) -> torch
     for channel, one in zip(square, delta, strict=True):  # one by one: a picture may be large
         whole = F.interpolate(one[None, None], [side, side], mode="bilinear", antialias=True)[0, 0]
         channel.copy_(whole.mul_(255).round_().clamp_(-strength, strength))
-    for axis, length in ((1, height), (2, width)):
-        if length != side:
-            square = square.index_select(axis, _mirrored(length, side))
-    return square
-
-
-def _mirrored(length: int, side: int) -> torch.Tensor:
-    """Which row of a square each of `length` rows shows, the square in their middle."""
-    place = (torch.arange(length) - (length - side) // 2) % (2 * side)
-    return torch.where(place < side, place, 2 * side - 1 - place)
+    around = [((n - side) // 2, n - side - (n - side) // 2) for n in (height, width)]
+    return torch.from_numpy(np.pad(square.numpy(), [(0, 0), *around], mode="symmetric"))
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -665,8 +657,9 @@ def _add(picture: Image.Image, delta: torch.Tensor, strength: int) -> Image.Imag
     levels = spread(delta, height, width, strength).expand(colours, -1, -1).permute(1, 2, 0).numpy()
     for top in range(0, height, STRIP):
         strip = shaped[top : top + STRIP, :, :colours]
-        moved = strip.astype(np.int16) + levels[top : top + STRIP]
-        strip[:] = moved.clip(0, 255).astype(np.uint8)
+        moved = strip.astype(np.int16)
+        moved += levels[top : top + STRIP]
+        strip[:] = moved.clip(0, 255, out=moved)
     return Image.fromarray(pixels, picture.mode)
 
 
