@@ -100,6 +100,16 @@ def ended_before_writing(folder: Path, out: Path) -> None:
 
 
 class TestFolder:
+    def test_a_folder_without_pictures_is_told(self, folder: Path) -> None:
+        (folder / "empty" / "inside").mkdir(parents=True)
+        (folder / ".hidden").mkdir()
+        (folder / "only broken").mkdir()
+        (folder / "only broken" / "a.gif").write_bytes(b"")
+        left_out: dict[str, str] = {}
+        module.find_pictures(folder, left_out)
+        assert left_out["empty"] == "the folder holds no pictures"
+        assert not {"only broken", "others", ".hidden"} & left_out.keys()
+
     def test_what_can_be_is_protected_and_the_rest_told(self, folder: Path) -> None:
         before = contents(folder)
         out = folder.parent / "out"

@@ -260,7 +260,7 @@ def find_pictures(
         left_out: gets the names of other files that might be pictures, and why each is left out.
         flat: whether the folder's own pictures are a class, too, with its name.
     """
-    found = []
+    found, folders = [], set[str]()
     left_out = {} if left_out is None else left_out
 
     def unread(error: OSError) -> None:
@@ -273,6 +273,7 @@ def find_pictures(
             left_out[shown(linked.relative_to(folder))] = (
                 "it is a link to a folder: copy the folder"
             )
+        folders |= {shown(Path(name)) for name in inner if Path(place) == folder}
         for file in sorted(files):
             path = Path(place) / file
             name = path.relative_to(folder)
@@ -286,6 +287,9 @@ def find_pictures(
                 found.append(Photo(path, name, folder.resolve().name))
             else:
                 left_out[shown(name)] = "it lies beside the class folders: move it into one"
+    told = {*left_out, *(shown(photo.name) for photo in found)}
+    for empty in folders - {Path(name).parts[0] for name in told}:
+        left_out[empty] = "the folder holds no pictures"
     return found
 
 
