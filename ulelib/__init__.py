@@ -4,4 +4,4 @@ The file to read first is `ulelib/bilevel.py`: Algorithm 1 of the paper, top to 
 Notebooks talk to `ulelib.lab.Lab`.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"

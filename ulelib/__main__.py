@@ -52,15 +52,15 @@ def main() -> None:
     default=Job.strength,
     show_default=True,
     help="The most that a channel of a pixel changes, 1 to 64 gray levels, before JPEG or WebP "
-    "coding. 16 may show; 8 is hard to see, and protects far less.",
+    "coding. 16 may show; 8 is hard to see, and the default method then protects far less.",
 )
 @click.option(
     "--size",
     type=int,
     default=Job.size,
-    help=f"Pixels a side at which noise is made, 8 to 512; if left {SIZES['CSD']} for CSD, {SIZE} "
-    "for others. Noise of few pixels is smooth: networks that see little detail see it, too, a "
-    "gray filter undoes it, and people see it more easily.",
+    help=f"Pixels a side at which noise is made: 8 to 512 for CSD, if left {SIZES['CSD']}; 16 to "
+    f"512 for others, if left {SIZE}. Noise of few pixels is smooth: networks that see little "
+    "detail see it, too. A gray filter undoes CSD of 8 or 16 pixels.",
 )
 @click.option(
     "--format",
@@ -70,7 +70,10 @@ def main() -> None:
     help="Of the written pictures: each its own, or one for all.",
 )
 @click.option(
-    "--quality", type=int, help="Of JPEG and WebP, 1 to 100; if left, each picture's own."
+    "--quality",
+    type=int,
+    help="Of JPEG and WebP, 1 to 100; if left, a JPEG keeps its own, a WebP about its size, and "
+    "what becomes a JPEG has 95.",
 )
 @click.option("--drop-location", is_flag=True, help="Leave out where pictures were taken.")
 @click.option(
@@ -79,9 +82,10 @@ def main() -> None:
 def protect_command(folder: Path, out: Path, others: Path | None, **options: Any) -> None:
     """Protect PICTURES, one folder for each class (or person), into a new folder.
 
-    The originals are only read. Names, sizes, orientation, colour profiles and transparency are
-    kept. A run that was stopped goes on with the same command. What the protection is worth depends
-    on who uses the pictures, and how: ask `ulelib check` before you rely on it.
+    JPEG, PNG, BMP and WebP are read; the originals stay as they are. Names, sizes, orientation,
+    colour profiles and transparency are kept. A run that was stopped goes on with the same command.
+    What the protection is worth depends on who uses the pictures, and how: ask `ulelib check`
+    before you rely on it.
     """
     try:
         job = Job(**options)
@@ -143,8 +147,8 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     """Measure what the protection of PICTURES in PROTECTED is worth.
 
     Part of the clean pictures is held out; small networks are trained on the rest, clean and
-    protected, after everything that an exploiter can easily do. The report says what the protection
-    does not withstand, with a number for each.
+    protected, after some of what an exploiter can easily do. The report says what of it the
+    protection does not withstand, with a number for each, and what was not tried.
     """
     folder = page.expanduser().parent
     if not folder.is_dir():  # said now, not after all the trainings

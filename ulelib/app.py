@@ -104,7 +104,9 @@ class App(widgets.VBox):
         self.strength = widgets.IntSlider(
             Job.strength, 2, 32, description="Strength", style=style, layout=half
         )
-        self.strength.tooltip = "Gray levels. 16 may show; 8 is hard to see, and protects far less."
+        self.strength.tooltip = (
+            "Gray levels. 16 may show; 8 hardly does, and CSD protects far less."
+        )
         sizes = [("the method's own", None), *((str(size), size) for size in (8, 16, 32, 64, 128))]
         self.size = widgets.Dropdown(
             options=sizes, value=Job.size, description="Working size", style=style

@@ -90,8 +90,8 @@ class Job:
             (before lossy coding). The default is *Going Grayscale*'s bound on ImageNet; it may
             show. Half of it is hard to see, and half of what there is to learn gets through (14b).
         size: pixels at which noise is made, a side; None: `SIZES`. Noise of few pixels is smooth
-            in a picture: networks that see little detail see it, too, a gray filter undoes it, and
-            people see it more easily.
+            in a picture: networks that see little detail see it, too. A gray filter undoes CSD of 8
+            or 16 pixels (14b).
         format: of what is written: "keep", each picture's own; "png"; or "jpg".
         quality: of JPEG and WebP, 1 to 100; None: that of the picture itself where it is a JPEG;
             of a lossy WebP one at which the picture itself is as large, 50 to 95; else 95.
