@@ -93,6 +93,8 @@ def test_seeds_may_be_named_one_by_one() -> None:
         Lab("smoke", seed=[0, "3"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="names all seeds: leave n_seeds at 1, it is 2"):
         Lab("smoke", seed=[0, 3], n_seeds=2)
+    with pytest.raises(ValueError, match="it is 0"):
+        Lab("smoke", seed=[0], n_seeds=0)
 
 
 def test_auto_falls_back_to_smoke_without_data(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from helpers import random_images
 from ulelib import perturbation as module
 from ulelib.data import ImageSet
-from ulelib.perturbation import Perturbation, added_levels, apply_delta, energy_shares
+from ulelib.perturbation import Perturbation, added_levels, apply_delta, energy_shares, sign_balance
 
 
 def perturbation_for(images: ImageSet, epsilon: float = 8 / 255, channels: int = 3) -> Perturbation:
@@ -486,6 +486,17 @@ def test_saving_onto_a_full_disk_is_an_oserror(
     with pytest.raises(OSError, match="No space left") as caught:
         perturbation_for(random_images(6)).save(tmp_path / "delta.safetensors")
     assert caught.value.errno == 28
+
+
+def test_sign_balance_of_a_constructed_delta() -> None:
+    delta = torch.full((2, 3, 10, 12), -2 / 255)
+    delta[:, :, 4:-4, 4:-4] = 1 / 255
+    told = sign_balance(delta)
+    assert told["positive, inside"] == 1 and told["positive, border"] == 0
+    assert told["mean, inside"] == pytest.approx(1) and told["mean, border"] == pytest.approx(-2)
+    for border in (0, 5):
+        with pytest.raises(ValueError, match=f"a border of {border} pixels"):
+            sign_balance(delta, border)
 
 
 def test_energy_shares_of_constructed_deltas() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch.nn import functional as F
 
 from helpers import quick_profile, random_images
@@ -336,6 +338,24 @@ def test_a_whole_artifact_of_another_version_is_an_error_and_stays(tmp_path: Pat
     assert place.exists() and own.find(run) == place
 
 
+def test_weights_of_another_version_are_an_error_and_stay(tmp_path: Path) -> None:
+    own, run = Store(tmp_path), run_of()
+    for weights in (b"no tensors", save({"layer": torch.zeros(2)})):
+        with own.claim(run):
+            place = own.put(
+                run,
+                lambda folder, weights=weights: (folder / "network.safetensors").write_bytes(
+                    weights
+                ),
+                {"commit": "old"},
+            )
+        state = torch.get_rng_state()
+        with pytest.raises(stages.Uninterpretable, match="is whole, but .*commit old"):
+            stages.network(run, own)
+        assert torch.equal(torch.get_rng_state(), state)
+        shutil.rmtree(place)
+
+
 def test_other_images_under_the_same_name_are_refused(store: Store) -> None:
     swapped = dataclasses.replace(DATA, content="0123456789abcdef 0123456789abcdef")
     with pytest.raises(ValueError, match="not those that this was planned for.*ULELIB_DATA"):
@@ -350,6 +370,9 @@ def test_not_converged_keeps_the_partial_delta_in_the_store(tmp_path: Path) -> N
     assert partial.name in caught.value.__notes__[0]
     assert torch.equal(Perturbation.load(partial).delta, caught.value.perturbation.delta)
     assert own.find(hopeless) is None
+    sent = pickle.loads(pickle.dumps(caught.value))  # as a worker does, to the plan
+    assert str(sent) == str(caught.value) and sent.__notes__ == caught.value.__notes__
+    assert torch.equal(sent.perturbation.delta, caught.value.perturbation.delta)
 
 
 def test_not_converged_outlives_a_full_disk(

@@ -243,6 +243,8 @@ def test_what_was_packed_is_whole_elsewhere(store: Store, tmp_path: Path) -> Non
     unpack(SPEC, other, {})  # there already
     place = other.find(SPEC)
     assert place and (place / "value.txt").read_text() == "seventeen"
+    (place / ".ipynb_checkpoints").mkdir()  # what looks into a folder may leave something there
+    assert pack(SPEC, other) == pack(SPEC, store)
     with pytest.raises(KeyError, match="is not in"):
         pack(Number(4), store)
 

@@ -105,7 +105,7 @@ class App(widgets.VBox):
             Job.strength, 2, 32, description="Strength", style=style, layout=half
         )
         self.strength.tooltip = (
-            "Gray levels. 16 may show; 8 hardly does, and CSD protects far less."
+            "Gray levels. 16 may show; 8 is hard to see, and CSD then protects far less."
         )
         sizes = [("the method's own", None), *((str(size), size) for size in (8, 16, 32, 64, 128))]
         self.size = widgets.Dropdown(

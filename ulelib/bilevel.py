@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
-from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -125,7 +125,8 @@ class Bilevel:
         outer_batches: M, the training batches between two passes over delta.
         outer_batch_size: images in each of them.
         inner_batch_size: images whose delta is updated at once. Sample-wise it changes speed and
-            memory, not the result: in eval mode, images do not see each other.
+            memory, not the result: in eval mode, images do not see each other. But where `learning`
+            or a view sees them `together`, it does change it, and is part of the key.
         stop_error: lambda; the loop ends when the source model's error is below it.
         max_rounds: rounds after which the loop gives up with `NotConverged`.
         learning_rate, momentum, weight_decay, clip: SGD of the source model, at a constant rate;
@@ -230,6 +231,9 @@ class NotConverged(RuntimeError):
         super().__init__(message)
         self.perturbation = perturbation
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker's way to the plan is by pickle
+        return type(self), (*self.args, self.perturbation), self.__dict__
+
 
 def minimise_error(
     images: ImageSet,
@@ -249,7 +253,8 @@ def minimise_error(
         report: is told each round's error, in words.
 
     Raises:
-        ValueError: images of one class, or of a size that the source model does not take.
+        ValueError: images of one class, of a size that the source model does not take, or fewer
+            than a contrastive learner's queue holds; or no images of a class of `only`.
         NotConverged: `max_rounds` passed; the exception carries the partial perturbation.
         Diverged: the source model's loss or its gradient is not finite.
     """
@@ -370,9 +375,9 @@ class SampleWise:
         self.labels = images.labels.to(device())
         self.rows = torch.arange(len(images), device=device())
         if only is not None:
+            if absent := sorted(set(only) - set(images.labels.tolist())):
+                raise ValueError(f"only is {only}: {images.name} has no images of class {absent}")
             self.rows = self.rows[torch.isin(self.labels, torch.tensor(only, device=device()))]
-            if not len(self.rows):
-                raise ValueError(f"Bilevel.only is {only}: {images.name} has no images of these")
         count, (height, width) = self._deltas(images), images.images.shape[2:]
         self.delta = torch.zeros(count, channels, height, width, device=device())
 

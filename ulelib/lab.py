@@ -133,7 +133,7 @@ class Lab:
             if not is_available(PROFILES[profile].data):
                 self.fell_back, profile = True, "smoke"
         self.profile: Profile = PROFILES[profile]
-        self.seeds = _seeds(seed, n_seeds or self.profile.seeds)
+        self.seeds = _seeds(seed, n_seeds, self.profile.seeds)
         self.store = Store(store or machine.folder("ULELIB_STORE", ".ulelib"))
         keep = os.environ.get("ULELIB_KEEP") == "1" if keep is None else keep
         self.known = results.known(self.profile.name) if keep else {}
@@ -397,9 +397,12 @@ class Lab:
                 partial noise is kept in the store's folder `partial`.
         """
         stage = defender if isinstance(defender, Noise) else self.noise(defender, seed)
-        plan.run([stage], self.store)
+        try:
+            found: Perturbation = stages.load(stage, self.store)
+        except KeyError:  # it is not there; and what is there needs nothing that it was made with
+            plan.run([stage], self.store)
+            found = stages.load(stage, self.store)
         self.made[stage] = None
-        found: Perturbation = stages.load(stage, self.store)
         return found
 
     def rounds(self, noise: Noise) -> list[float]:
@@ -468,12 +471,13 @@ def _source(noise: Noise) -> str:
     return str(net) if net else "-"
 
 
-def _seeds(seed: int | list[int], number: int) -> list[int]:
-    """The seeds that a page was asked for, see `Lab`."""
+def _seeds(seed: int | list[int], number: int, profiles: int) -> list[int]:
+    """The seeds that a page was asked for, see `Lab`; the profile's number of them is the last."""
     if not isinstance(seed, list):
         _check_whole("seed", seed, 10_000)
-        _check_whole("the last seed", seed + number - 1, 10_000)
-        return list(range(seed, seed + number))
+        seeds = list(range(seed, seed + (number or profiles)))
+        _check_whole("the last seed", seeds[-1], 10_000)
+        return seeds
     for one in seed:
         _check_whole("seed", one, 10_000)
     if not seed or len(set(seed)) < len(seed):

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import nn
 # Blocks of this size or more are returned: a large network's would leave holes that nothing else
 # fills (ResNet-18, 256 images: 5.1 GiB with all kept, 2.5 so), and its steps are no slower for it.
 LARGE = 32 * 2**20  # the most that glibc takes
+_SEEDING = threading.Lock()
 
 
 def keep_freed_memory() -> None:
@@ -82,9 +84,10 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 def seeded_model(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
     """`make_model()`, its initial weights drawn under `seed`, on the device, channels last.
 
-    torch's own random generators are left as they were.
+    torch's own random generators are left as they were. They are the whole process's: of several
+    threads (of a Dask worker, say) one at a time draws.
     """
-    with torch.random.fork_rng():
+    with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
         return make_model().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -278,7 +278,8 @@ def check_net(net: Op) -> None:
 
 
 def check_size(model: nn.Module, net: Op, images: torch.Tensor) -> None:
-    """Whether an untrained network takes images of this size, before hours are spent on them.
+    """Whether an untrained network takes images of this size, before hours are spent on them; it is
+    in eval mode afterwards.
 
     Args:
         images: `(N, 3, H, W)`, of which nothing but the shape is looked at.

@@ -403,7 +403,12 @@ def sign_balance(delta: torch.Tensor, border: int = 4) -> dict[str, float]:
     Returns:
         "positive", the share of values above 0, and "mean", in gray levels, each "inside" and
         "border".
+
+    Raises:
+        ValueError: no pixel is inside, or none at the border.
     """
+    if not 0 < border < min(delta.shape[2:]) / 2:
+        raise ValueError(f"a border of {border} pixels, in noise of {tuple(delta.shape[2:])}")
     edge = torch.ones(delta.shape[2:], dtype=torch.bool)
     edge[border:-border, border:-border] = False
     told = {}

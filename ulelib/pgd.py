@@ -190,10 +190,13 @@ def adversarial(
             only the gradient of the input.
         images: `(B, 3, H, W)` float32 in [0, 1].
         labels: `(B,)` int64.
-        start: `(B, 3, H, W)`, noise to begin with; None: 0.
+        start: `(B, 3, H, W)`, noise to begin with; None: 0. A random start is added to it.
 
     Returns:
         `(B, 3, H, W)`, within epsilon, images plus noise in [0, 1].
+
+    Raises:
+        Diverged: see `signed_gradient_steps`.
     """
     clamp = PixelRange(images, attack.epsilon)
     delta = torch.zeros_like(images) if start is None else start

@@ -51,10 +51,11 @@ def stages_of(wanted: Iterable[Stage]) -> list[Stage]:
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if key_of(stage) not in found:
+        key = key_of(stage)
+        if key not in found:
             for needed in needs(stage):
                 visit(needed)
-            found[key_of(stage)] = stage
+            found[key] = stage
 
     for stage in wanted:
         visit(stage)
@@ -75,6 +76,7 @@ def run(
         at_once: stages handed to the executor at a time; None: as many as it has workers.
 
     Raises:
+        ValueError: `at_once` is less than 1.
         PlanFailed: with the exceptions of all stages that failed.
     """
     if at_once is not None and at_once < 1:
@@ -333,7 +335,7 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise OSError(
             f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler`, "
-            "and workers with `dask worker`"
+            f"and workers with `dask worker {address} --nthreads 1`"
         ) from error
     with client, _token(store) as token:
         try:
@@ -341,7 +343,7 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
         except TimeoutError as error:
             raise OSError(
                 f"the Dask scheduler at {address} had no worker for {QUEUE} seconds: start some "
-                f"with `dask worker {address}`"
+                f"with `dask worker {address} --nthreads 1`"
             ) from error
         shared = all(client.run(_reaches, str(store.folder), token).values())
         inner = client.get_executor(retries=0, pure=False)
@@ -367,7 +369,12 @@ class DaskExecutor(Executor):
         stage, folder = args
         if self._shared:
             return self._inner.submit(_compute_shared, stage, folder, self._token)
-        needed = [(one, pack(one, self._store)) for one in needs(stage)]
+        try:
+            needed = [(one, pack(one, self._store)) for one in needs(stage)]
+        except (OSError, KeyError) as error:  # found damaged just now: it costs this stage alone
+            lost: Future[Any] = Future()
+            lost.set_exception(error)
+            return lost
         return self._inner.submit(_compute_away, stage, needed)
 
 

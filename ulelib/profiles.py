@@ -44,17 +44,16 @@ class Profile:
         nets: the papers' networks, by their names in tables, as this profile has them; the fast
             one of `loop.net` stands for ResNet-18 wherever a page names no network.
         recipe: the exploiter's training.
+        nets_rate: its peak learning rate for the networks of `nets`.
         contrastive: how a network learns without labels, by the method's name in tables.
         transferable: Algorithm 1 with such a source model (Ren et al.), by the same names.
         separation: CSD noise, the steps of a pass over all images, and the passes.
         pretraining: the training of an exploiter without labels.
         pretraining_rates: its peak learning rate for the methods that need another.
-        nets_rate: peak learning rate of the same for the networks of `nets`.
         steps_at_least: a training on a part of the images gets more epochs, until it has this share
             of the steps of a training on all of them; 0 leaves the epochs as they are.
         precision: "float32", or "fastest": bfloat16 where the processor has it.
-        seeds: how many seeds `make reproduce` runs for a page; for `05_grayaug` as many as the
-            paper, five, but in `smoke`.
+        seeds: how many seeds `make reproduce` runs for a page that has no number of its own.
     """
 
     name: str

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -121,7 +122,8 @@ class Part:
     """Published images: those of `take`, clean or protected.
 
     Attributes:
-        noise: made for these images, or for more of the same data set, or class-wise.
+        noise: made for these images, or for more of the same data set; or class-wise, of another
+            data set.
         export: how noise becomes uint8, see `perturbation.apply_delta`.
         index: whose sample-wise noise an image gets: its "own", or, by the slip of the released
             ImageNet code (`dataset.py:634` of Unlearnable-Examples), that of the image whose number
@@ -237,7 +239,6 @@ def compute(
     store: Store,
     *,
     wait: bool = True,
-    report: Callable[[str], None] = lambda line: None,
 ) -> bool:
     """Make a stage's artifact, and before it all that it needs; nothing where it is there.
 
@@ -253,14 +254,14 @@ def compute(
     if store.find(stage):
         return True
     for needed in needs(stage):
-        if not compute(needed, store, wait=wait, report=report):
+        if not compute(needed, store, wait=wait):
             return False
     with store.claim(stage, wait) as mine:
         if not mine:
             return False
         if not store.find(stage):  # made while this process waited
             write = _WRITE[type(stage)]
-            store.put(stage, lambda folder: write(stage, folder, store, report), machine.made_by())
+            store.put(stage, lambda folder: write(stage, folder, store), machine.made_by())
     return True
 
 
@@ -274,10 +275,14 @@ def load(stage: Stage, store: Store) -> Any:
     return _interpreted(_found(stage, store), _READ[type(stage)])
 
 
+# What reading may raise of a file that another version wrote; the last two of a network's weights.
+NOT_UNDERSTOOD = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+
+
 def _interpreted(place: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(place)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except NOT_UNDERSTOOD as error:
         raise Uninterpretable(
             f"{place} is whole, but this version of ulelib cannot interpret it ({error!r:.300}). "
             "It stays as it is: read it with the version that wrote it, commit "
@@ -311,11 +316,18 @@ def _found(stage: Stage, store: Store) -> Path:
 
 
 def network(run: Run, store: Store) -> nn.Module:
-    """The trained network of a stored run, in eval mode, on the device."""
-    place = _found(run, store)
-    model = build_model(run.net, len(images(run.test, "test").classes))
-    model.load_state_dict(load_file(place / "network.safetensors"))
-    model.to(machine.device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """The trained network of a stored run, in eval mode, on the device.
+
+    Raises:
+        KeyError, Uninterpretable: see `load`.
+    """
+    classes = len(images(run.test, "test").classes)
+
+    model = machine.seeded_model(lambda: build_model(run.net, classes), seed=0)
+    _interpreted(
+        _found(run, store),
+        lambda place: model.load_state_dict(load_file(place / "network.safetensors")),
+    )
     return model.eval().requires_grad_(False)
 
 
@@ -406,7 +418,7 @@ def published(part: Part, store: Store) -> ImageSet:
 # --- what each kind of stage writes and reads -----------------------------------------------------
 
 
-def _write_noise(stage: Noise, folder: Path, store: Store, report: Callable[[str], None]) -> None:
+def _write_noise(stage: Noise, folder: Path, store: Store) -> None:
     whole = images(stage.data, "train")
     chosen = whole if stage.take == WHOLE else whole.select(rows_of(whole, stage.take))
     try:
@@ -415,7 +427,7 @@ def _write_noise(stage: Noise, folder: Path, store: Store, report: Callable[[str
             stage.seed,
             stage.precision,
             network=lambda run: network(run, store),
-            report=report,
+            report=lambda line: None,
         )
     except NotConverged as error:
         _keep_partial(error, store.folder / "partial" / f"{key_of(stage)}.safetensors")
@@ -435,7 +447,7 @@ def _keep_partial(error: NotConverged, path: Path) -> None:
         error.add_note(f"It could not be kept in {path}: {trouble}")
 
 
-def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], None]) -> None:
+def _write_run(stage: Run, folder: Path, store: Store) -> None:
     train, noise = _mixed(stage.train, store), None
     if stage.noise_after:
         clean = _mixed([Part(part.data, part.take) for part in stage.train], store)
@@ -449,14 +461,11 @@ def _write_run(stage: Run, folder: Path, store: Store, report: Callable[[str], N
         seed=stage.seed,
         precision=stage.precision,
         noise=noise,
-        report=report,
     )
     _write_trained(folder, model, training)
 
 
-def _write_pretrained(
-    stage: Pretrained, folder: Path, store: Store, report: Callable[[str], None]
-) -> None:
+def _write_pretrained(stage: Pretrained, folder: Path, store: Store) -> None:
     shows, backbone = pretrain(
         _mixed(stage.train, store),
         images(stage.test, "train"),
@@ -466,7 +475,6 @@ def _write_pretrained(
         stage.recipe,
         seed=stage.seed,
         precision=stage.precision,
-        report=report,
     )
     _write_trained(folder, backbone, shows)
 
@@ -492,9 +500,7 @@ def _read_trained(kind: Callable[..., T]) -> Callable[[Path], T]:
     return read
 
 
-def _write_attacked(
-    stage: Attacked, folder: Path, store: Store, report: Callable[[str], None]
-) -> None:
+def _write_attacked(stage: Attacked, folder: Path, store: Store) -> None:
     started = time.perf_counter()
     reached = accuracy(
         network(stage.run, store),

@@ -158,7 +158,7 @@ def pack(spec: Any, store: Store) -> dict[str, bytes]:
     place = store.find(spec)
     if place is None:
         raise KeyError(f"{type(spec).__name__} {key_of(spec)} is not in {store.folder}")
-    return {file.name: file.read_bytes() for file in place.iterdir()}
+    return {e.name: Path(e).read_bytes() for e in os.scandir(place) if not e.name.startswith(".")}
 
 
 def unpack(spec: Any, store: Store, files: dict[str, bytes]) -> None:
