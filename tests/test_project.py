@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import inspect
 import json
 import re
 import shutil
@@ -25,7 +26,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from helpers import run_python, tool
-from ulelib import bilevel, csd, exploiters, results, stages
+from ulelib import bilevel, csd, exploiters, pgd, results, stages
 from ulelib.page import spent_on
 from ulelib.profiles import PROFILES
 from ulelib.published import comparison_table
@@ -310,6 +311,28 @@ def noises_in(spec: Any) -> list[dict[str, Any]]:
 
 def text(spec: dict[str, Any]) -> str:
     return json.dumps(without_younger_defaults(spec), sort_keys=True)
+
+
+def test_the_page_of_algorithm_1_prints_the_code_that_runs() -> None:
+    printed = [
+        told.removeprefix("```python").removesuffix("```")
+        for cell in cells(ROOT / "book" / "cpu" / "02_uleo.ipynb")
+        for output in cell.outputs
+        if (told := output.get("data", {}).get("text/markdown", "")).startswith("```python")
+    ]
+    runs = [inspect.getsource(one) for one in (bilevel.minimise_error, pgd.signed_gradient_steps)]
+    assert [without_words(one) for one in printed] == [without_words(one) for one in runs], (
+        "make page 02 again"
+    )
+
+
+def without_words(source: str) -> str:
+    """Code without its docstrings and comments."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+            del node.body[0]
+    return ast.unparse(tree)
 
 
 def test_readme_shows_the_committed_headline(monkeypatch: pytest.MonkeyPatch) -> None:
