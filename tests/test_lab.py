@@ -457,6 +457,23 @@ def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
     assert empty.unknown([*wanted, new]) == [wanted[1], new]
 
 
+def test_a_record_is_not_kept_beside_noise_that_came_out_otherwise(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with another number of threads."""
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    lab = Lab("smoke", store=folder)
+    cells = lab.cells(["clean", "ULEO"])
+    lab.table(cells)
+    lab.save("page")
+    wanted = [cell.stage for cell in cells]
+    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
+        path.write_text(re.sub(r'"rounds":\[[^]]*', '"rounds":[0.75', path.read_text()))
+    whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
+    assert whole.unknown(wanted) == [wanted[1]]
+    assert empty.unknown(wanted) == []
+
+
 @pytest.mark.parametrize("text", ["", "[1", "<<<<<<< ours"])
 def test_a_damaged_record_is_named(
     text: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

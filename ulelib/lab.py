@@ -31,7 +31,7 @@ from ulelib.profiles import PROFILES, Profile
 from ulelib.published import CLEAN
 from ulelib.settings import Op, key_of
 from ulelib.stages import Attacked, Data, Noise, Part, Precision, Pretrained, Run, Stage
-from ulelib.store import Store, manifest
+from ulelib.store import Store
 
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
 
@@ -360,8 +360,9 @@ class Lab:
     def unknown(self, wanted: Iterable[Stage], noises: Iterable[Noise] = ()) -> list[Stage]:
         """Those whose numbers no record holds that is to be kept.
 
-        Two kinds of processor make different noise of the same seed. So a record is not kept beside
-        noise that another kind made than measured it, and a page shows one noise alone.
+        Two kinds of processor make different noise of the same seed, and so do two numbers of
+        threads. So a record is not kept beside noise that another kind made than measured it, or
+        that did not come out as it was recorded; and a page shows one noise alone.
 
         Args:
             noises: what the page loads, and what else is made, on this machine where the store
@@ -371,16 +372,22 @@ class Lab:
         here = machine.describe()["device"]
 
         @functools.cache  # to look into the store is to check the whole file
-        def stored(noise: Noise) -> str | None:
-            place = self.store.find(noise)
-            return str(manifest(place)["made"]["machine"]["device"]) if place else None
+        def stored(noise: Noise) -> dict[str, Any] | None:
+            return stages.record(noise, self.store) if self.store.find(noise) else None
+
+        def beside(noise: Noise, device: str) -> bool:
+            """Whether it is, as far as is known, what was measured on that device."""
+            found, recorded = stored(noise), self.known.get(key_of(noise))
+            if found is None:
+                return noise not in made or here == device
+            same = recorded is None or results.alike(found, recorded)
+            return same and found["made"]["machine"]["device"] == device
 
         def kept(stage: Stage) -> bool:
-            record = self.known.get(key_of(stage))
-            if record is None:
+            if (record := self.known.get(key_of(stage))) is None:
                 return False
-            makers = {stored(one) or (here if one in made else None) for one in noises_of([stage])}
-            return makers <= {record["made"]["machine"]["device"], None}
+            device = record["made"]["machine"]["device"]
+            return all(beside(noise, device) for noise in noises_of([stage]))
 
         while True:  # what is not kept makes noise, beside which others may not be kept
             unknown = [stage for stage in every if not kept(stage)]
