@@ -434,15 +434,21 @@ def test_what_is_made_again_and_comes_out_the_same_keeps_its_record(
     assert [result["seconds"] for result in results] == [1e6, 1e6]
 
 
-def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def recorded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A page is recorded: its trainings, on clean images and on ULEO."""
     monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
     lab = Lab("smoke", store=folder)
     cells = lab.cells(["clean", "ULEO"])
     lab.table(cells)
     lab.save("page")
-    wanted, noise = [cell.stage for cell in cells], lab.noise("ULEO")
+    return [cell.stage for cell in cells]
+
+
+def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
+    recorded: list[Any], folder: Path, tmp_path: Path
+) -> None:
+    wanted, noise = recorded, Lab("smoke").noise("ULEO")
     whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
     assert whole.unknown(wanted) == empty.unknown(wanted, [noise]) == []
     here = json.dumps(machine.describe()["device"])
@@ -458,20 +464,14 @@ def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
 
 
 def test_a_record_is_not_kept_beside_noise_that_came_out_otherwise(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: list[Any], folder: Path, tmp_path: Path
 ) -> None:
     """As with another number of threads."""
-    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
-    lab = Lab("smoke", store=folder)
-    cells = lab.cells(["clean", "ULEO"])
-    lab.table(cells)
-    lab.save("page")
-    wanted = [cell.stage for cell in cells]
     for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
         path.write_text(re.sub(r'"rounds":\[[^]]*', '"rounds":[0.75', path.read_text()))
     whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
-    assert whole.unknown(wanted) == [wanted[1]]
-    assert empty.unknown(wanted) == []
+    assert whole.unknown(recorded) == [recorded[1]]
+    assert empty.unknown(recorded) == []
 
 
 @pytest.mark.parametrize("text", ["", "[1", "<<<<<<< ours"])

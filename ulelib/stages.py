@@ -321,13 +321,10 @@ def network(run: Run, store: Store) -> nn.Module:
     Raises:
         KeyError, Uninterpretable: see `load`.
     """
+    weights = _found(run, store) / "network.safetensors"
     classes = len(images(run.test, "test").classes)
-
     model = machine.seeded_model(lambda: build_model(run.net, classes), seed=0)
-    _interpreted(
-        _found(run, store),
-        lambda place: model.load_state_dict(load_file(place / "network.safetensors")),
-    )
+    _interpreted(weights.parent, lambda _: model.load_state_dict(load_file(weights)))
     return model.eval().requires_grad_(False)
 
 
