@@ -110,6 +110,18 @@ class TestFolder:
         assert left_out["empty"] == "the folder holds no pictures"
         assert not {"only broken", "others", ".hidden"} & left_out.keys()
 
+    def test_a_folder_that_cannot_be_read_is_told(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(place: str) -> None:
+            raise PermissionError(13, "Permission denied", str(place))
+
+        left_out: dict[str, str] = {}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", refused)
+            assert module.find_pictures(folder, left_out) == []
+        assert left_out == {".": "the folder cannot be read: Permission denied"}
+
     def test_what_can_be_is_protected_and_the_rest_told(self, folder: Path) -> None:
         before = contents(folder)
         out = folder.parent / "out"

@@ -247,10 +247,9 @@ def _parameters(name: str, options: argparse.Namespace) -> dict[str, Any]:
     wanted = {
         "profile": options.profile,
         "seed": options.seed,
-        "n_seeds": seeds if options.n_seeds is None else options.n_seeds,
     }
-    if isinstance(options.seed, list):  # all of them: there is nothing to count
-        del wanted["n_seeds"]
+    if not isinstance(options.seed, list):  # a list names all of them
+        wanted["n_seeds"] = seeds if options.n_seeds is None else options.n_seeds
     known = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
     return {key: value for key, value in wanted.items() if key in known}
 

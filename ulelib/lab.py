@@ -373,7 +373,10 @@ class Lab:
 
         @functools.cache  # to look into the store is to check the whole file
         def stored(noise: Noise) -> dict[str, Any] | None:
-            return stages.record(noise, self.store) if self.store.find(noise) else None
+            try:
+                return stages.record(noise, self.store)
+            except KeyError:  # it is not there
+                return None
 
         def beside(noise: Noise, device: str) -> bool:
             """Whether it is, as far as is known, what was measured on that device."""

@@ -273,7 +273,8 @@ def find_pictures(
             left_out[shown(linked.relative_to(folder))] = (
                 "it is a link to a folder: copy the folder"
             )
-        folders |= {shown(Path(name)) for name in inner if Path(place) == folder}
+        if Path(place) == folder:
+            folders = {shown(Path(name)) for name in inner}
         for file in sorted(files):
             path = Path(place) / file
             name = path.relative_to(folder)
@@ -288,7 +289,7 @@ def find_pictures(
             else:
                 left_out[shown(name)] = "it lies beside the class folders: move it into one"
     told = {*left_out, *(shown(photo.name) for photo in found)}
-    for empty in folders - {Path(name).parts[0] for name in told}:
+    for empty in folders - {head for name in told for head in Path(name).parts[:1]}:
         left_out[empty] = "the folder holds no pictures"
     return found
 

@@ -234,12 +234,7 @@ def needs(stage: Stage) -> tuple[Stage, ...]:
     return tuple(dict.fromkeys(_inside(stage)))
 
 
-def compute(
-    stage: Stage,
-    store: Store,
-    *,
-    wait: bool = True,
-) -> bool:
+def compute(stage: Stage, store: Store, *, wait: bool = True) -> bool:
     """Make a stage's artifact, and before it all that it needs; nothing where it is there.
 
     Args:
@@ -321,10 +316,12 @@ def network(run: Run, store: Store) -> nn.Module:
     Raises:
         KeyError, Uninterpretable: see `load`.
     """
-    weights = _found(run, store) / "network.safetensors"
+    place = _found(run, store)
     classes = len(images(run.test, "test").classes)
     model = machine.seeded_model(lambda: build_model(run.net, classes), seed=0)
-    _interpreted(weights.parent, lambda _: model.load_state_dict(load_file(weights)))
+    _interpreted(
+        place, lambda folder: model.load_state_dict(load_file(folder / "network.safetensors"))
+    )
     return model.eval().requires_grad_(False)
 
 
