@@ -15,6 +15,7 @@ from ulelib.csd import Separation, csd, misplaced_rows
 from ulelib.data import ImageSet
 from ulelib.pgd import CLAMPS, Pgd
 from ulelib.settings import described, key_of, op
+from ulelib.views import gray
 
 NET = op("convnet", widths=(8, 8, 16), stride=2)
 SMALL = {"hidden": 16, "dim": 8, "queue": 32, "temperature": 0.2}  # lightly's own is 0.5
@@ -280,6 +281,19 @@ class TestSeparation:
         assert mean.abs().mean() > 0.5 * inner.epsilon  # all in one direction, away from 0
         alone = replace(method, only=None)
         assert described(alone, keyed=True) == described(Separation(inner, 2, 32), keyed=True)
+
+    def test_of_one_channel_outlives_the_gray_filter(self, images: ImageSet) -> None:
+        inner = Pgd(step=2 / 255, steps=8, random_start=True)
+        left = {}
+        for channels in (1, 3):
+            method = Separation(inner, 2, 32, channels=channels)  # type: ignore[arg-type]
+            made = method.make(images, 0, "float32", network=None, report=print)  # type: ignore[arg-type]
+            assert made.delta.shape[1] == channels and made.delta.abs().max() <= inner.epsilon
+            assert not misplaced_rows(made.delta, images.labels).any()
+            middle = replace(images, images=torch.full_like(images.images, 128))
+            noisy = replace(made, fingerprint=middle.fingerprint).apply(middle)
+            left[channels] = float((gray(noisy.images / 255) - 128 / 255).abs().mean())
+        assert left[1] > 0.8 * inner.epsilon and left[1] > 1.5 * left[3]
 
     def test_needs_a_random_start(self) -> None:
         with pytest.raises(ValueError, match="all noise would stay 0"):

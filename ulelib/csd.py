@@ -24,7 +24,7 @@ from ulelib.bilevel import SampleWise
 from ulelib.data import ImageSet, check_classes
 from ulelib.machine import device, to_float
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import Pgd, PixelRange, signed_gradient_steps
+from ulelib.pgd import Ball, Pgd, PixelRange, signed_gradient_steps
 from ulelib.settings import LATER, Count, settings
 
 # Added above and below the fraction, as released (`simclr_utils.py:85` of the project's code):
@@ -87,6 +87,8 @@ class Separation:
         spread: see `csd`; as released.
         only: labels of the classes that are protected, see `Bilevel.only`. The others' images have
             no noise, and are one more class: one with a spread of 0.
+        channels: 3, or 1 for one value in all three channels of a pixel, see `Bilevel.channels`:
+            such noise is bounded by epsilon alone, since one bound would not fit three colours.
     """
 
     inner: Pgd = Pgd(random_start=True)
@@ -94,6 +96,7 @@ class Separation:
     batch_size: Annotated[int, Field(ge=2, le=100_000)] = 512
     spread: Literal["moving", "fixed"] = "fixed"
     only: tuple[Annotated[int, Field(ge=0)], ...] | None = field(default=None, metadata=LATER)
+    channels: Literal[1, 3] = field(default=3, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.inner.random_start:
@@ -115,14 +118,15 @@ class Separation:
         check_classes(images)
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        noise, steps = SampleWise(images, 3, self.only), self.inner
+        noise, steps = SampleWise(images, self.channels, self.only), self.inner
         clean = torch.zeros(0 if self.only is None else 1, *noise.delta.shape[1:], device=device())
         pixels, labels = images.images.to(device()), images.labels.to(device())
         noise.start(steps.epsilon, generator)
+        clamp = PixelRange if self.channels == 3 else Ball
         rounds = []
         for number in range(self.passes):
             for batch in noise.passes(self.batch_size, generator, alike=True):
-                bounds = PixelRange(to_float(pixels[batch]), steps.epsilon)
+                bounds = clamp(to_float(pixels[batch]), steps.epsilon)
                 names = F.pad(labels[batch], (0, len(clean)), value=-1)
 
                 def loss_of(delta: torch.Tensor, names: torch.Tensor = names) -> torch.Tensor:
