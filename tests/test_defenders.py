@@ -88,7 +88,7 @@ def test_error_maximising_noise_moves_away_from_the_true_label() -> None:
         assert 255 * made.inner.step == pytest.approx(0.8)  # as Huang et al.'s commands
 
 
-WITHOUT_NETWORK = {"random", "random class-wise", "CSD", "CSD-Gray", "CSD (moving spreads)"}
+WITHOUT_NETWORK = {"random", "random class-wise", "CSD", "CSD (moving spreads)"}
 
 
 @pytest.mark.parametrize("defender", sorted(set(DEFENDERS) - WITHOUT_NETWORK))

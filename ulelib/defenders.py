@@ -246,14 +246,6 @@ def csd(setting: Setting) -> Method:
     return setting.profile.separation
 
 
-def csd_gray(setting: Setting) -> Method:
-    """CSD alone, with one value for all three channels of a pixel, which a gray filter leaves.
-
-    Ours, after ULEO-Grays; no paper has it.
-    """
-    return replace(setting.profile.separation, channels=1)
-
-
 def csd_moving(setting: Setting) -> Method:
     """CSD alone, as the paper's equation has it: the gradient passes through the spreads, too."""
     return replace(setting.profile.separation, spread="moving")
@@ -309,7 +301,6 @@ DEFENDERS: dict[str, Callable[[Setting], Method]] = {
     "error-max": error_max,
     "error-max class-wise": error_max_class_wise,
     "CSD": csd,
-    "CSD-Gray": csd_gray,
     "CSD (moving spreads)": csd_moving,
     "TUE-SimCLR": tue_simclr,
     "TUE-MoCo": tue_moco,

@@ -50,12 +50,10 @@ from ulelib.store import PART, PARTLY, write_bytes
 from ulelib.views import LUMA
 
 # Those that need nothing but the pictures.
-Named = Literal[
-    "CSD", "CSD-Gray", "ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise"
-]
+Named = Literal["CSD", "ULEO-GrayAugs", "ULEO", "ULEO-Augs", "ULEO-Grays", "ULEO class-wise"]
 Format = Literal["keep", "png", "jpg"]
 METHODS, FORMATS = get_args(Named), get_args(Format)
-SIZE, SIZES = 32, {"CSD": 8, "CSD-Gray": 8}  # pixels at which noise is made, by method
+SIZE, SIZES = 32, {"CSD": 8}  # pixels at which noise is made, by method
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to hide in
 OTHERS = "others: "  # before the names of what is not one's own
 STATE = ".ulelib-work"  # in the output folder, while the work is under way
