@@ -287,6 +287,34 @@ class TestApp:
         quick.start.click()
         quick.join()
         assert "base64" not in quick.download.value and quick.out.value in quick.download.value
+        assert names(Path(quick._uploads.name)) == set()  # nor is there a zip file of nobody's
+
+    def test_where_no_report_can_be_written_none_is_made(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        quick.folder.value = str(folder)
+        quick.start.click()
+        quick.join()
+
+        def refused(**_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(module.tempfile, "TemporaryFile", refused)
+        monkeypatch.setattr(module, "check", None)  # it is not asked
+        quick.ask.click()
+        quick.join()
+        assert "Permission denied" in quick.said.value
+
+    def test_says_all_that_was_changed_at_once(self, quick: App, folder: Path) -> None:
+        """Each time the browser gets everything that was said before, too."""
+        for number in range(30):
+            (folder / "blue" / f"{number}.gif").write_bytes(b"")
+        said: list[str] = []
+        quick.said.observe(lambda change: said.append(change["new"]), "value")
+        quick.folder.value = str(folder)
+        quick.start.click()
+        quick.join()
+        assert said[-1].count(".gif:") == 30 and len(said) < 10
 
     def test_shows_the_report(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -392,6 +420,17 @@ class TestUnpack:
         monkeypatch.setattr(module, "MOST_BYTES", 100)
         with pytest.raises(Refused, match="unpacks to 1 files"):
             unpack([uploaded("a.zip", zipped({"a/0.png": b"0" * 101}))], tmp_path / "c")
+        two = [uploaded(f"{n}.zip", zipped({f"a/{n}.png": b"0" * 51})) for n in range(2)]
+        with pytest.raises(Refused, match=r"1\.zip unpacks to 1 files"):  # together too much
+            unpack(two, tmp_path / "e")
+
+    def test_names_that_are_too_long_are_refused(self, tmp_path: Path) -> None:
+        long = f"{300 * 'a'}.png"
+        for number, file in enumerate(
+            (uploaded(long, b"x"), uploaded("a.zip", zipped({long: b"x"})))
+        ):
+            with pytest.raises(Refused, match="has a name that no file here can have"):
+                unpack([file], tmp_path / str(number))
 
     def test_two_zip_files_with_one_name_in_both_are_refused(self, tmp_path: Path) -> None:
         files = [uploaded(f"{n}.zip", zipped({"anna/1.jpg": b"%d" % n})) for n in range(2)]

@@ -20,7 +20,7 @@ from helpers import random_images
 from ulelib import check as module
 from ulelib.__main__ import main
 from ulelib.check import FILTERS, Findings, Line, check, write_report
-from ulelib.protect import Refused
+from ulelib.protect import Job, Refused, protect
 from ulelib.store import Store
 
 
@@ -155,6 +155,22 @@ class TestCheck:
         write(tmp_path / "made", "a", "x.png", (9, 9, 9))
         pairs, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
         assert len(pairs) == 1 and missing == ["a/x.bmp"]
+
+    def test_a_copy_belongs_to_the_one_of_two_that_can_be_protected(self, tmp_path: Path) -> None:
+        clean, made = tmp_path / "clean", tmp_path / "made"
+        for label in "ab":
+            write(clean, label, "x.png", (90, 90, 90))
+        Image.new("RGB", (9, 9)).save(clean / "a" / "x.jpg")
+        protect(clean, made, Job(format="jpg"))
+        pairs, missing = module.copies_of(clean, made)
+        assert [(old.name, new.name) for old, new, _ in pairs] == [("x.png", "x.jpg")] * 2
+        assert missing == ["a/x.jpg"]
+
+    def test_a_copy_whose_name_has_another_umlaut(self, tmp_path: Path) -> None:
+        write(tmp_path / "clean", "a", "\u00fc.png", (9, 9, 9))
+        write(tmp_path / "made", "a", "u\u0308.png", (9, 9, 9))
+        pairs, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
+        assert len(pairs) == 1 and missing == []
 
     def test_pictures_that_cannot_be_protected_have_no_copy(self, tmp_path: Path) -> None:
         for place in ("clean", "made"):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ulelib import pictures
 from ulelib import protect as module
@@ -602,24 +602,50 @@ class TestPicture:
         assert notes == ["what was transparent is white"]
 
 
-def test_colours_of_16_bits_become_8_and_that_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "channels", "mode"), [(2, 3, "RGB"), (4, 2, "LA")])
+def test_colours_of_16_bits_become_8_and_that_is_told(
+    kind: int, channels: int, mode: str, tmp_path: Path
+) -> None:
     """Pillow reads them as 8 without a word, and cannot write them: the file is made here."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
 
-    rows = np.random.default_rng(0).integers(20_000, 40_000, (30, 40 * 3)).astype(">u2")
+    rows = np.random.default_rng(0).integers(20_000, 40_000, (30, 40 * channels)).astype(">u2")
     pixels = b"".join(b"\0" + row.tobytes() for row in rows)
-    head = struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", 40, 30, 16, kind, 0, 0, 0)
     file = tmp_path / "deep.png"
     file.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", compress(pixels))
         + chunk(b"IEND", b"")
     )  # fmt: skip
     data, notes = protected_file(file, DELTA, QUICK)
-    assert notes == ["16 bits became 8"]
-    moved = levels(Image.open(io.BytesIO(data))) - levels(Image.open(file))
+    assert notes == ["16 bits became 8", *[module.GRAY] * (mode == "LA")]
+    made = Image.open(io.BytesIO(data))
+    assert made.mode == mode
+    moved = levels(made) - levels(Image.open(file).convert(mode))
     assert 0 < np.abs(moved).max() <= QUICK.strength
+    assert mode == "RGB" or not moved[..., 1].any()
+
+
+def test_how_bright_the_levels_of_a_png_are_is_kept(tmp_path: Path) -> None:
+    told = PngImagePlugin.PngInfo()
+    told.add(b"gAMA", struct.pack(">I", 100_000))
+    file = saved(picture(), tmp_path, "a.png", pnginfo=told)
+    data, notes = protected_file(file, DELTA, Job())
+    assert Image.open(io.BytesIO(data)).info["gamma"] == 1.0 and notes == []
+    _, notes = protected_file(file, DELTA, Job(format="jpg"))
+    assert notes == ["its gamma was left out"]
+
+
+def test_iptc_data_that_are_left_out_are_told(tmp_path: Path) -> None:
+    file = saved(picture(), tmp_path, "a.jpg")
+    iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x08\x1c\x02P\0\x03Bob"
+    whole = file.read_bytes()
+    part = b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc
+    file.write_bytes(whole[:2] + part + whole[2:])
+    _, notes = protected_file(file, DELTA, Job())
+    assert notes == ["XMP or IPTC data, comments or texts were left out"]
 
 
 def test_exif_data_stay_as_they_were_coded(tmp_path: Path) -> None:
@@ -682,7 +708,7 @@ def test_an_orientation_from_xmp_data_is_kept(tmp_path: Path) -> None:
     with Image.open(file) as opened:
         assert opened.getexif()[0x0112] == 6
     data, notes = protected_file(file, DELTA, Job())
-    assert notes == ["XMP data, comments or texts were left out"]
+    assert notes == ["XMP or IPTC data, comments or texts were left out"]
     told = Image.open(io.BytesIO(data)).getexif()
     assert (told[0x0112], told[0x010F]) == (6, "A camera")
 
@@ -741,6 +767,55 @@ def test_names_that_meet_names_made_for_others() -> None:
     photos = [module.Photo(Path(n), Path("a") / n, "a") for n in ("x.png", "x.bmp", "x.png.bmp")]
     targets = module.targets_of(photos, "jpg")
     assert len(set(targets)) == 3 and all(target.suffix == ".jpg" for target in targets)
+
+
+def test_names_that_differ_in_how_an_umlaut_is_written() -> None:
+    photos = [module.Photo(Path(n), Path("a") / n, "a") for n in ("\u00fc.png", "u\u0308.bmp")]
+    assert len({module.folded(one) for one in module.targets_of(photos, "jpg")}) == 2
+
+
+def test_a_picture_is_not_written_over_another_whose_name_the_disk_takes_it_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = ["IMG.png", "img.PNG", "\u00fc.png", "u\u0308.png"]
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    picture(seed=9).save(tmp_path / "in" / "b" / "0.png")
+    (tmp_path / "in" / "a").mkdir()
+    for seed, name in enumerate(alike):
+        picture(seed=seed).save(tmp_path / "in" / "a" / name)
+    report = protect(tmp_path / "in", tmp_path / "whole", QUICK)
+    assert report.written == len(contents(tmp_path / "whole")) == 5  # this disk tells them apart
+    monkeypatch.setattr(module, "_confuses_names", lambda folder: True)
+    report = protect(tmp_path / "in", tmp_path / "out", QUICK)
+    assert report.written == len(contents(tmp_path / "out")) == 3
+    assert report.left_out == {
+        "a/img.PNG": "the disk takes its name for a/IMG.png: rename one of them",
+        "a/\u00fc.png": "the disk takes its name for a/u\u0308.png: rename one of them",
+    }
+
+
+def test_a_picture_that_is_removed_meanwhile_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pictures.read_each
+
+    def then_removed(files: Any, *rest: Any) -> Any:
+        found = read(files, *rest)
+        (folder / "others" / "0.png").unlink()
+        return found
+
+    monkeypatch.setattr(pictures, "read_each", then_removed)
+    report = protect(folder, folder.parent / "out", QUICK)
+    assert "it can be read no more" in report.left_out["others/0.png"]
+
+
+def test_rounds_tell_how_long_the_others_will_take() -> None:
+    told: list[str] = []
+    say = module._with_time_left(told.append)
+    for line in ("round 1 of 4: error 9.0%", "pass 4 of 4: 0.0%", "round 3: error 1.0%"):
+        say(line)
+    assert told == ["round 1 of 4: error 9.0%, some 0 s left", *told[1:]]
+    assert told[1:] == ["pass 4 of 4: 0.0%", "round 3: error 1.0%"]
 
 
 class TestSpread:

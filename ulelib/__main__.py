@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ulelib import __version__, machine
 from ulelib.check import Features, check, write_report
-from ulelib.protect import FORMATS, METHODS, SIZE, SIZES, Job, protect
+from ulelib.protect import FORMATS, METHODS, SIZE, SIZES, Job, protect, shown
 
 UNFINISHED = (
     "stopped. The output folder is not finished: do not publish it. The same command goes on from "
@@ -83,7 +83,8 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     """Protect PICTURES, one folder for each class (or person), into a new folder.
 
     JPEG, PNG, BMP and WebP are read; the originals stay as they are. Names, sizes, orientation,
-    colour profiles and transparency are kept. A run that was stopped goes on with the same command.
+    colour profiles and transparency are kept where the written format can, and what is not is
+    told. A run that was stopped goes on with the same command.
     What the protection is worth depends on who uses the pictures, and how: ask `ulelib check`
     before you rely on it.
     """
@@ -97,8 +98,9 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise click.ClickException(UNFINISHED) from None
-    asked = ["ulelib", "check", str(folder), str(out), *(["--others", str(others)] * bool(others))]
-    told = f"They are in {out}. What that is worth: {shlex.join(asked)}"
+    asked = ["ulelib", "check", shown(folder), shown(out)]
+    asked += ["--others", shown(others)] if others else []
+    told = f"They are in {shown(out)}. What that is worth: {shlex.join(asked)}"
     for line in (*report.lines(), told):
         click.echo(line)
 

@@ -20,7 +20,7 @@ import stat
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ import ipywidgets as widgets
 
 from ulelib.check import AMPLIFIED, SHOWN, check, copies_of, side_by_side, write_report
 from ulelib.cifar import ZIP_ERRORS
-from ulelib.protect import FORMATS, METHODS, Job, Refused, protect
+from ulelib.protect import FORMATS, METHODS, OF_ITS_NAME, Job, Refused, protect, shown
 
 MOST_BYTES = 4 * 2**30  # of what an uploaded zip file unpacks to
 MOST_FILES = 50_000
@@ -188,7 +188,8 @@ class App(widgets.VBox):
             before, going = going, found and (found[1] or found[2])
             if going and going == before:  # how far it is now, in the place of how far it was
                 lines.pop()
-            lines.append(f'<span style="color: {colour}">{html.escape(line)}</span>')
+            inside = html.escape(line).replace("\n", "<br>")
+            lines.append(f'<span style="color: {colour}">{inside}</span>')
             self.said.value = f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
 
         def say_or_stop(line: str) -> None:
@@ -237,8 +238,7 @@ class App(widgets.VBox):
         say("reading the pictures")
         report = protect(folder, out, job, others, say_or_stop)
         self._unpacked = None  # the same uploads once more are another work
-        for line in report.lines():
-            say(line)
+        say("\n".join(report.lines()))  # at once: each time the browser gets all that was said
         self._done = folder, out, others
         pairs, _ = copies_of(folder, out, flat=others is not None)
         step = max(1, len(pairs) // SHOWN)
@@ -249,9 +249,12 @@ class App(widgets.VBox):
     def _check(self, say: Say, say_or_stop: Say) -> None:
         assert self._done is not None
         folder, out, others = self._done
+        page = out.resolve().with_name(f"{out.resolve().name}.html")
+        with tempfile.TemporaryFile(dir=page.parent):  # it can be written: said before it is made
+            pass
         say("training on clean and on protected pictures; this takes minutes, or an hour")
         findings = check(folder, out, others=others, report=say_or_stop)
-        page, _ = write_report(findings, out.with_name(f"{out.name}.html"))
+        page, _ = write_report(findings, page)
         inside = html.escape(page.read_text(encoding="utf-8"))
         self.report.value = (
             f'<iframe title="What is this protection worth?" srcdoc="{inside}" '
@@ -302,14 +305,18 @@ def unpack(files: Sequence[Mapping[str, Any]], folder: Path) -> Path:
             much, or names a place outside of itself.
     """
     folder.mkdir(parents=True)
+    room = [MOST_FILES, MOST_BYTES]
     for file in files:
         name, content = PurePosixPath(file["name"].replace("\\", "/")).name, file["content"]
-        if name.lower().endswith(".zip"):
-            _unzip(name, content, folder)
-        elif (folder / name).exists():
-            raise Refused(f"two files are named {name}: rename one, or upload a zip with folders")
-        else:
-            (folder / name).write_bytes(content)
+        with _named(name):
+            if name.lower().endswith(".zip"):
+                _unzip(name, content, folder, room)
+            elif (folder / name).exists():
+                raise Refused(
+                    f"two files are named {name}: rename one, or upload a zip with folders"
+                )
+            else:
+                (folder / name).write_bytes(content)
     while len(inside := [one for one in folder.iterdir() if not _hidden(one.name)]) == 1:
         only = inside[0]
         if not only.is_dir() or not any(one.is_dir() for one in only.iterdir()):
@@ -318,17 +325,35 @@ def unpack(files: Sequence[Mapping[str, Any]], folder: Path) -> Path:
     return folder
 
 
-def _unzip(name: str, content: Any, folder: Path) -> None:
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """A name that this computer's disk does not take is said to be one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_ITS_NAME:
+            raise
+        raise Refused(f"{name}, or a file in it, has a name that no file here can have") from error
+
+
+def _unzip(name: str, content: Any, folder: Path, room: list[int]) -> None:
+    """Unpack a zip file.
+
+    Args:
+        room: for how many files and bytes there is room; less those of this one afterwards.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             for one in packed.infolist():
                 one.filename = _name_of(one)
             wanted = [one for one in packed.infolist() if not one.filename.endswith("/")]
-            if len(wanted) > MOST_FILES or sum(one.file_size for one in wanted) > MOST_BYTES:
+            size = sum(one.file_size for one in wanted)
+            room[:] = room[0] - len(wanted), room[1] - size
+            if min(room) < 0:
                 raise Refused(
-                    f"{name} unpacks to {len(wanted):,} files and "
-                    f"{sum(one.file_size for one in wanted) / 2**30:.1f} GiB, more than "
-                    f"{MOST_FILES:,} and {MOST_BYTES / 2**30:.0f}: unpack it, and name the folder"
+                    f"{name} unpacks to {len(wanted):,} files and {size / 2**30:.1f} GiB; all that "
+                    f"is uploaded may be {MOST_FILES:,} files and {MOST_BYTES / 2**30:.0f} GiB: "
+                    "unpack it, and name the folder"
                 )
             for one in wanted:
                 parts = PurePosixPath(one.filename).parts
@@ -392,12 +417,12 @@ def _link(out: Path, zip_name: Path, kept: bool) -> str:
             that name may lie.
         kept: whether `out` outlasts the page.
     """
-    place = f"<p>They are in <code>{html.escape(str(out))}</code>.</p>" if kept else ""
+    place = f"<p>They are in <code>{html.escape(shown(out))}</code>.</p>" if kept else ""
+    if kept and sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) > EMBEDDED:
+        return place
     packed = _zipped(out, zip_name.with_name(f"{zip_name.name}.zip"))
     if packed.stat().st_size > EMBEDDED:
-        return place or (
-            f"<p>Until this page is closed: <code>{html.escape(str(packed))}</code></p>"
-        )
+        return place + f"<p>Until this page is closed: <code>{html.escape(str(packed))}</code></p>"
     data = base64.b64encode(packed.read_bytes()).decode()
     packed.unlink()
     return (

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -39,7 +40,18 @@ from ulelib.machine import device, fastest_precision
 from ulelib.models import headless
 from ulelib.pgd import Pgd
 from ulelib.pretraining import features, linear_probe
-from ulelib.protect import FORMATS, OTHERS, Refused, find_pictures, shown, targets_of
+from ulelib.protect import (
+    FORMATS,
+    OTHERS,
+    SHORTEST,
+    Photo,
+    Refused,
+    find_pictures,
+    folded,
+    shown,
+    targets_of,
+    too_small,
+)
 from ulelib.settings import Op, op
 from ulelib.stages import Run
 from ulelib.store import Store, write_bytes, write_text
@@ -303,13 +315,20 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
     # Under the name that `protect` would give it, in any format; or, if the copies were converted
     # by somebody else, under its own with another suffix.
     exact = {photo.name: photo for photo in copies}
-    by_stem = {photo.name.with_suffix(""): photo for photo in copies}
-    alike = Counter(photo.name.with_suffix("") for photo in own)
-    pairs, missing, used = [], [], set()
+    composed = {_composed(name): photo for name, photo in exact.items()}
+    by_stem = {_composed(photo.name.with_suffix("")): photo for photo in copies}
+    alike = Counter(folded(photo.name.with_suffix("")) for photo in own)
+    # Names that two pictures might have are given to those that can be protected.
+    twins = [photo for photo in own if alike[folded(photo.name.with_suffix(""))] > 1]
+    refused = _refused(twins)
+    own = [photo for photo in own if photo not in refused]
+    alike -= Counter(folded(photo.name.with_suffix("")) for photo in refused)
+    pairs, missing, used = [], [shown(photo.name) for photo in refused], set()
     for photo, *targets in zip(own, *(targets_of(own, one) for one in FORMATS), strict=True):
         stem = photo.name.with_suffix("")
-        found = [*map(exact.get, targets), by_stem.get(photo.name)]
-        found += [by_stem.get(stem)] * (alike[stem] == 1)
+        found = [*map(exact.get, targets), *map(composed.get, map(_composed, targets))]
+        found.append(by_stem.get(_composed(photo.name)))
+        found += [by_stem.get(_composed(stem))] * (alike[folded(stem)] == 1)
         copy = next((one for one in found if one is not None and one.file not in used), None)
         if copy is None:
             missing.append(shown(photo.name))
@@ -319,6 +338,17 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
     if not pairs:
         raise Refused(f"{protected} has no copy of a picture of {clean}")
     return pairs, sorted([*missing, *left_out])
+
+
+def _refused(photos: list[Photo]) -> list[Photo]:
+    """Those that `protect` leaves out for what they are."""
+    _, unread = pictures.read_each([photo.file for photo in photos], SHORTEST)
+    return [photo for place, photo in enumerate(photos) if place in unread or too_small(photo.file)]
+
+
+def _composed(name: Path) -> Path:
+    """The name with umlauts as one letter each; some disks and zip programs write two."""
+    return Path(unicodedata.normalize("NFC", str(name)))
 
 
 def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]:

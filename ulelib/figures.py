@@ -40,6 +40,7 @@ _PLACES = {"clean": 0, "ULEO": 1, "ULEO-Augs": 2, "ULEO-Grays": 3, "ULEO-GrayAug
 _COLOURS = [_INK, _PALETTE[0], _PALETTE[1], _PALETTE[2], _PALETTE[3], _PALETTE[4], _PALETTE[5]]
 _COLOURS += [_PALETTE[8], _PALETTE[9]]
 _EXPORT_STYLE = {"exact": (_PALETTE[0], ""), "as_released": (_PALETTE[1], "////")}
+MOST_TICKS = 8  # of values that each have one; more would run into each other
 
 
 _caption = ""
@@ -529,7 +530,8 @@ def sweep(
     chance = frame["chance"].iloc[0]
     axis.axhline(chance, color="0.4", linestyle=(0, (2, 2)), linewidth=1, label="chance")
     axis.set(xlabel=xlabel or x, ylabel="clean test accuracy (%)", ylim=(0, 100))
-    axis.set_xticks(sorted(frame[x].unique()))
+    if len(values := sorted(frame[x].unique())) <= MOST_TICKS:
+        axis.set_xticks(values)
     columns = min(frame[label].nunique() + 1, 3)
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
     return _closed(figure)

@@ -18,12 +18,14 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import threading
 import time
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -31,7 +33,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 from pydantic import Field
 from torch.nn import functional as F
 
@@ -216,7 +218,11 @@ def protect(
         noise = state.noise(images)
         if noise is None:
             noise = method.make(
-                images, job.seed, fastest_precision(), network=_no_network, report=report
+                images,
+                job.seed,
+                fastest_precision(),
+                network=_no_network,
+                report=_with_time_left(report),
             )
             state.keep(noise)
         report(f"writing {len(own)} pictures")
@@ -231,21 +237,35 @@ def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
     for read in filter(None, (folder, others)):
         if not read.is_dir():
             raise Refused(f"{read} is not a folder")
-        inside, around = read.resolve(), out.resolve()
-        if inside == around or inside in around.parents or around in inside.parents:
+        if _lies_in(read, out) or _lies_in(out, read):
             raise Refused(
                 f"{out} and {read} lie in each other: name an output folder somewhere else, so "
                 "that pictures and protected pictures cannot be mixed up"
             )
-    if others is not None:
-        mine, theirs = folder.resolve(), others.resolve()
-        if mine == theirs or mine in theirs.parents or theirs in mine.parents:
-            raise Refused(
-                f"{others} and {folder} lie in each other: your own pictures would be among those "
-                "of others, unprotected. Move them apart"
-            )
+    if others is not None and (_lies_in(folder, others) or _lies_in(others, folder)):
+        raise Refused(
+            f"{others} and {folder} lie in each other: your own pictures would be among those "
+            "of others, unprotected. Move them apart"
+        )
     if out.exists() and not out.is_dir():
         raise Refused(f"{out} is a file: name a new folder")
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    """Whether a folder, which need not be there, is another one or in it, by whatever name."""
+    places = (inner.resolve(), *inner.resolve().parents)
+    return outer.exists() and any(one.exists() and one.samefile(outer) for one in places)
+
+
+def _with_time_left(report: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, with how long the rounds, or passes, will still take where their number is told."""
+    began = time.monotonic()
+
+    def told(line: str) -> None:
+        found = re.match(r"(?:round|pass) (\d+) of (\d+)", line)
+        report(line + pictures.time_left(began, *map(int, found.groups())) if found else line)
+
+    return told
 
 
 # --- what is there -------------------------------------------------------------------------------
@@ -322,8 +342,8 @@ def _read(
     files = [photo.file for photo in (*own, *theirs)]
     pixels, problems = pictures.read_each(files, size, report)
     for place, photo in enumerate(own):
-        if place not in problems and min(_size(photo.file)) < SHORTEST:
-            problems[place] = f"it is smaller than {SHORTEST} pixels"
+        if place not in problems and (wrong := too_small(photo.file)):
+            problems[place] = wrong
     for place, why in sorted(problems.items()):
         photo = (*own, *theirs)[place]
         name = shown(photo.name)
@@ -342,9 +362,14 @@ def _read(
     return ImageSet(pixels[kept], labels, classes, "these pictures"), mine
 
 
-def _size(file: Path) -> tuple[int, int]:
-    with Image.open(file, formats=pictures.FORMATS) as opened:
-        return opened.size
+def too_small(file: Path) -> str | None:
+    """Why a picture that can be read is not protected; None: it is."""
+    try:
+        with Image.open(file, formats=pictures.FORMATS) as opened:
+            tiny = min(opened.size) < SHORTEST
+    except OSError as error:  # it was removed in the meantime
+        return f"it can be read no more: {error}"
+    return f"it is smaller than {SHORTEST} pixels" if tiny else None
 
 
 # --- noise ---------------------------------------------------------------------------------------
@@ -418,9 +443,15 @@ def _write_all(
     before = state.written()
     changed: dict[str, str] = {}
     failed: dict[str, str] = {}
+    with _explained(state.folder):
+        twins = _twins(targets, state.folder)
 
     def one(place: int) -> None:
         photo, target = photos[place], out / targets[place]
+        if place in twins:
+            other = shown(targets[twins[place]])
+            failed[shown(photo.name)] = f"the disk takes its name for {other}: rename one of them"
+            return
         seal, notes = before.get(str(targets[place]), (None, []))
         now = _seal(photo.file)
         if seal != now or not target.exists():
@@ -466,6 +497,29 @@ def _explained(file: Path) -> Iterator[None]:
         ) from error
 
 
+def _twins(targets: Sequence[Path], folder: Path) -> dict[int, int]:
+    """The places of names that the disk takes for an earlier one, and that one's place.
+
+    Args:
+        folder: on that disk, where files may be made.
+    """
+    first: dict[str, int] = {}
+    places = [first.setdefault(folded(target), place) for place, target in enumerate(targets)]
+    twins = {place: earlier for place, earlier in enumerate(places) if earlier != place}
+    return twins if twins and _confuses_names(folder) else {}
+
+
+def _confuses_names(folder: Path) -> bool:
+    """Whether a disk knows no upper case, or no two ways to write an umlaut."""
+    (folder / "\u00fc").touch()
+    return any((folder / name).exists() for name in ("\u00dc", "u\u0308"))
+
+
+def folded(name: Path) -> str:
+    """What two names have in common that some disk takes for each other."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(name)).casefold())
+
+
 def _seal(file: Path) -> list[int]:
     """What differs once a file was changed; nothing of one that is gone: reading it will tell."""
     try:
@@ -481,15 +535,15 @@ def targets_of(photos: Iterable[Photo], format: str) -> list[Path]:
     if format == "keep":
         return [photo.name for photo in photos]
     plain = [photo.name.with_suffix(SUFFIX[format]) for photo in photos]
-    often = Counter(str(name).casefold() for name in plain)  # some systems know no upper case
+    often = Counter(map(folded, plain))
     taken = {name for name, number in often.items() if number == 1}
     targets: list[Path] = []
     for name, photo in zip(plain, photos, strict=True):
-        if often[str(name).casefold()] > 1:
+        if often[folded(name)] > 1:
             numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
             longer = (photo.name.with_name(photo.name.name + n + SUFFIX[format]) for n in numbers)
-            name = next(one for one in longer if str(one).casefold() not in taken)
-        taken.add(str(name).casefold())
+            name = next(one for one in longer if folded(one) not in taken)
+        taken.add(folded(name))
         targets.append(name)
     return targets
 
@@ -511,8 +565,12 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         kind = "JPEG" if opened.format == "MPO" else str(opened.format)
         exif, coded = opened.getexif(), opened.info.get("exif", b"")
         upright, notes = _plain(ImageOps.exif_transpose(opened))
-        if kind == "PNG" and _is_deep(file) and DEEP not in notes:
-            notes.append(DEEP)
+        if kind == "PNG":
+            bits, colours = _png_header(file)
+            if colours == GRAY_AND_GLASS:  # of 16 bits, Pillow opens it in colour
+                upright = upright.convert("LA")
+            if bits == 16 and DEEP not in notes:
+                notes.append(DEEP)
         if upright.mode in ("L", "LA") and job.method == "CSD" and job.pixels < SIZE:
             notes.append(GRAY)
         if opened.format == "MPO":
@@ -521,9 +579,11 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         # A profile of CMYK or LAB describes other channels than are left.
         if opened.mode in ("CMYK", "LAB") and told.pop("icc_profile", None):
             notes.append("its colour profile was left out")
-        if opened.info.get("xmp") or opened.info.get("comment") or getattr(opened, "text", None):
-            notes.append("XMP data, comments or texts were left out")
-        coding = _coding(opened, job)
+        if any(map(opened.info.get, ("xmp", "photoshop", "comment"))) or getattr(
+            opened, "text", None
+        ):
+            notes.append("XMP or IPTC data, comments or texts were left out")
+        light, coding = _light(opened.info), _coding(opened, job)
     lossless = kind == "WEBP" and job.quality is None and _is_lossless(file)
     placed = job.drop_location and GPS in exif
     if placed:
@@ -549,6 +609,10 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         options = {"quality": job.quality or _webp_quality(upright, file.stat().st_size)}
     elif target == "BMP":
         told = {}
+    if target == "PNG":
+        options = {"pnginfo": light}
+    elif light.chunks:
+        notes.append("its gamma was left out")
     file_ = io.BytesIO()
     noisy.save(file_, target, **told, **options)
     return file_.getvalue(), notes
@@ -611,10 +675,29 @@ def _plain(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     return picture.convert("RGB"), notes.get(picture.mode, [f"{picture.mode} became RGB"])
 
 
-def _is_deep(file: Path) -> bool:
-    """Whether a PNG file has 16 bits a channel, by its header."""
+GRAY_AND_GLASS = 4  # a PNG header's number for one channel and transparency
+USUAL_GAMMA = 0.45455  # as a PNG file has it: 1/2.2, what is assumed where nothing is said
+
+
+def _png_header(file: Path) -> tuple[int, int]:
+    """Bits a channel of a PNG file, and its number for what the channels are."""
     with file.open("rb") as opened:
-        return opened.read(25)[24:] == b"\x10"
+        bits, colours = opened.read(26)[24:]
+    return bits, colours
+
+
+def _light(info: dict[str | tuple[int, int], Any]) -> PngImagePlugin.PngInfo:
+    """What a PNG file says of how bright its levels are and which colours they mean, where that is
+    not as usual, and there is no colour profile, which says it better."""
+    light = PngImagePlugin.PngInfo()
+    if "icc_profile" in info or "srgb" in info:
+        return light
+    gamma, colours = info.get("gamma", USUAL_GAMMA), info.get("chromaticity")
+    if abs(gamma - USUAL_GAMMA) > 0.001:
+        light.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+        if colours is not None:
+            light.add(b"cHRM", struct.pack(">8I", *(round(one * 100_000) for one in colours)))
+    return light
 
 
 def _is_lossless(file: Path) -> bool:
