@@ -742,11 +742,12 @@ def _add(picture: Image.Image, delta: torch.Tensor, strength: int) -> Image.Imag
     if gray and len(delta) == 3:
         delta = (torch.tensor(LUMA).view(3, 1, 1) * delta).sum(0, keepdim=True)
     colours = 1 if gray else 3
-    levels = spread(delta, height, width, strength).expand(colours, -1, -1).permute(1, 2, 0).numpy()
+    levels = spread(delta, height, width, strength).expand(colours, -1, -1).numpy()
     for top in range(0, height, STRIP):
         strip = shaped[top : top + STRIP, :, :colours]
         moved = strip.astype(np.int16)
-        moved += levels[top : top + STRIP]
+        for channel, noise in enumerate(levels[:, top : top + STRIP]):  # row by row in memory
+            moved[..., channel] += noise
         strip[:] = moved.clip(0, 255, out=moved)
     return Image.fromarray(pixels, picture.mode)
 
