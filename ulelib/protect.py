@@ -695,7 +695,7 @@ def _light(info: dict[str | tuple[int, int], Any]) -> PngImagePlugin.PngInfo:
     gamma, colours = info.get("gamma", USUAL_GAMMA), info.get("chromaticity")
     if abs(gamma - USUAL_GAMMA) > 0.001:
         light.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
-        if colours is not None:
+        if colours is not None and len(colours) == 8:  # a stranger's file may have any number
             light.add(b"cHRM", struct.pack(">8I", *(round(one * 100_000) for one in colours)))
     return light
 
