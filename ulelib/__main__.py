@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from ulelib import __version__, machine
-from ulelib.check import Features, check, write_report
+from ulelib.check import Features, check, check_writable, write_report
 from ulelib.protect import FORMATS, METHODS, SIZE, SIZES, Job, protect, shown
 
 UNFINISHED = (
@@ -152,12 +151,8 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     protected, after some of what an exploiter can easily do. The report says what of it the
     protection does not withstand, with a number for each, and what was not tried.
     """
-    folder = page.expanduser().parent
-    if not folder.is_dir():  # said now, not after all the trainings
-        raise click.ClickException(f"there is no folder {page.parent} for the report")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(page)
         findings = check(clean, protected, report=tqdm.write, **options)
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error

@@ -27,7 +27,15 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
-from ulelib.check import AMPLIFIED, SHOWN, check, copies_of, side_by_side, write_report
+from ulelib.check import (
+    AMPLIFIED,
+    SHOWN,
+    check,
+    check_writable,
+    copies_of,
+    side_by_side,
+    write_report,
+)
 from ulelib.cifar import ZIP_ERRORS
 from ulelib.protect import FORMATS, METHODS, OF_ITS_NAME, Job, Refused, protect, shown
 
@@ -250,8 +258,7 @@ class App(widgets.VBox):
         assert self._done is not None
         folder, out, others = self._done
         page = out.resolve().with_name(f"{out.resolve().name}.html")
-        with tempfile.TemporaryFile(dir=page.parent):  # it can be written: said before it is made
-            pass
+        check_writable(page)
         say("training on clean and on protected pictures; this takes minutes, or an hour")
         findings = check(folder, out, others=others, report=say_or_stop)
         page, _ = write_report(findings, page)

@@ -15,8 +15,8 @@ import base64
 import io
 import json
 import math
+import tempfile
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -46,6 +46,7 @@ from ulelib.protect import (
     SHORTEST,
     Photo,
     Refused,
+    composed,
     find_pictures,
     folded,
     shown,
@@ -315,20 +316,20 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
     # Under the name that `protect` would give it, in any format; or, if the copies were converted
     # by somebody else, under its own with another suffix.
     exact = {photo.name: photo for photo in copies}
-    composed = {_composed(name): photo for name, photo in exact.items()}
-    by_stem = {_composed(photo.name.with_suffix("")): photo for photo in copies}
-    alike = Counter(folded(photo.name.with_suffix("")) for photo in own)
+    by_name = {composed(name): photo for name, photo in exact.items()}
+    by_stem = {composed(photo.name.with_suffix("")): photo for photo in copies}
     # Names that two pictures might have are given to those that can be protected.
-    twins = [photo for photo in own if alike[folded(photo.name.with_suffix(""))] > 1]
-    refused = _refused(twins)
+    stems = {photo: folded(photo.name.with_suffix("")) for photo in own}
+    often = Counter(stems.values())
+    refused = _refused([photo for photo in own if often[stems[photo]] > 1])
     own = [photo for photo in own if photo not in refused]
-    alike -= Counter(folded(photo.name.with_suffix("")) for photo in refused)
+    alike = Counter(stems[photo] for photo in own)
     pairs, missing, used = [], [shown(photo.name) for photo in refused], set()
     for photo, *targets in zip(own, *(targets_of(own, one) for one in FORMATS), strict=True):
-        stem = photo.name.with_suffix("")
-        found = [*map(exact.get, targets), *map(composed.get, map(_composed, targets))]
-        found.append(by_stem.get(_composed(photo.name)))
-        found += [by_stem.get(_composed(stem))] * (alike[folded(stem)] == 1)
+        found = [*map(exact.get, targets), *map(by_name.get, map(composed, targets))]
+        found.append(by_stem.get(composed(photo.name)))
+        if alike[stems[photo]] == 1:
+            found.append(by_stem.get(composed(photo.name.with_suffix(""))))
         copy = next((one for one in found if one is not None and one.file not in used), None)
         if copy is None:
             missing.append(shown(photo.name))
@@ -340,15 +341,10 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
     return pairs, sorted([*missing, *left_out])
 
 
-def _refused(photos: list[Photo]) -> list[Photo]:
+def _refused(photos: list[Photo]) -> set[Photo]:
     """Those that `protect` leaves out for what they are."""
     _, unread = pictures.read_each([photo.file for photo in photos], SHORTEST)
-    return [photo for place, photo in enumerate(photos) if place in unread or too_small(photo.file)]
-
-
-def _composed(name: Path) -> Path:
-    """The name with umlauts as one letter each; some disks and zip programs write two."""
-    return Path(unicodedata.normalize("NFC", str(name)))
+    return {photo for place, photo in enumerate(photos) if place in unread or too_small(photo.file)}
 
 
 def _read(pairs: list[Pair], size: int) -> tuple[ImageSet, ImageSet, list[Pair]]:
@@ -466,6 +462,20 @@ def _upright(file: Path) -> Image.Image:
 
 CUT = 256  # pixels of the middle of a picture that the report shows, each as a pixel of the screen
 AMPLIFIED = 10  # the difference of picture and copy, as the report shows it
+
+
+def check_writable(page: Path) -> None:
+    """Whether a report can be written there: to be asked before all the trainings.
+
+    Raises:
+        Refused: there is no such folder.
+        OSError: nothing can be written in it.
+    """
+    folder = page.expanduser().parent
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {page.parent} for the report")
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:

@@ -237,12 +237,12 @@ def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
     for read in filter(None, (folder, others)):
         if not read.is_dir():
             raise Refused(f"{read} is not a folder")
-        if _lies_in(read, out) or _lies_in(out, read):
+        if _overlap(read, out):
             raise Refused(
                 f"{out} and {read} lie in each other: name an output folder somewhere else, so "
                 "that pictures and protected pictures cannot be mixed up"
             )
-    if others is not None and (_lies_in(folder, others) or _lies_in(others, folder)):
+    if others is not None and _overlap(folder, others):
         raise Refused(
             f"{others} and {folder} lie in each other: your own pictures would be among those "
             "of others, unprotected. Move them apart"
@@ -251,10 +251,14 @@ def _check_folders(folder: Path, out: Path, others: Path | None) -> None:
         raise Refused(f"{out} is a file: name a new folder")
 
 
-def _lies_in(inner: Path, outer: Path) -> bool:
-    """Whether a folder, which need not be there, is another one or in it, by whatever name."""
-    places = (inner.resolve(), *inner.resolve().parents)
-    return outer.exists() and any(one.exists() and one.samefile(outer) for one in places)
+def _overlap(first: Path, second: Path) -> bool:
+    """Whether two folders, which need not be there, are one or lie in each other by any name."""
+
+    def lies_in(inner: Path, outer: Path) -> bool:
+        places = (inner.resolve(), *inner.resolve().parents)
+        return outer.exists() and any(one.exists() and one.samefile(outer) for one in places)
+
+    return lies_in(first, second) or lies_in(second, first)
 
 
 def _with_time_left(report: Callable[[str], None]) -> Callable[[str], None]:
@@ -515,9 +519,14 @@ def _confuses_names(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("\u00dc", "u\u0308"))
 
 
+def composed(name: Path | str) -> str:
+    """A name with umlauts as one letter each; some disks and zip programs write two."""
+    return unicodedata.normalize("NFC", str(name))
+
+
 def folded(name: Path) -> str:
     """What two names have in common that some disk takes for each other."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(name)).casefold())
+    return composed(composed(name).casefold())
 
 
 def _seal(file: Path) -> list[int]:
@@ -579,9 +588,8 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, li
         # A profile of CMYK or LAB describes other channels than are left.
         if opened.mode in ("CMYK", "LAB") and told.pop("icc_profile", None):
             notes.append("its colour profile was left out")
-        if any(map(opened.info.get, ("xmp", "photoshop", "comment"))) or getattr(
-            opened, "text", None
-        ):
+        words = [opened.info.get(name) for name in ("xmp", "photoshop", "comment")]
+        if any([*words, getattr(opened, "text", None)]):
             notes.append("XMP or IPTC data, comments or texts were left out")
         light, coding = _light(opened.info), _coding(opened, job)
     lossless = kind == "WEBP" and job.quality is None and _is_lossless(file)
