@@ -1,8 +1,9 @@
 # make demo       one page in some three minutes on drawn images, then the book with it
-# make test       every check
+# make test       every check: lint, then the tests
 # make reproduce  every notebook into book/:  make reproduce PROFILE=cpu|paper [SEED=0] [N_SEEDS=2]
 #                 [NAMES=05_grayaug] [WORKERS=2] [SCHEDULER=tcp://HOST:PORT, a Dask cluster]
 #                 [KEEP=1, to take recorded numbers as they are and compute what is new]
+#                 [MINUTES=15, to compute what fits, most wanted first, and execute no page]
 # make app        protect your own pictures in the browser; nothing leaves this machine
 # make lab        JupyterLab on the notebooks
 # make book       the committed pages as HTML, with nothing run
@@ -40,13 +41,14 @@ $(STAMP): requirements.lock pyproject.toml tools/find_python.sh
 demo: $(STAMP)
 	@$(RUN) tools/demo.py
 
-test: $(STAMP)
+test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 reproduce: $(STAMP)
 	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --seed $(SEED) \
 	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
-	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(filter 1,$(KEEP)),--keep) $(NAMES)
+	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(filter 1,$(KEEP)),--keep) \
+	    $(if $(MINUTES),--minutes $(MINUTES)) $(NAMES)
 
 app: $(STAMP)
 	$(RUN) tools/app.py $(APP_ARGS)

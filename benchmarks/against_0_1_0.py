@@ -31,16 +31,16 @@ torch.set_num_threads(THREADS)
 from dataclasses import replace
 from ulelib.data import ImageSet
 from ulelib.profiles import PROFILES
-from ulelib import lab
+{lab}
 def images(count):
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(count) % 10, tuple("0123456789"), "random")
 train, test = images(int(SHARE * 20_000)), images(int(SHARE * 10_000))
-profile, precision = PROFILES["cpu"], lab.Lab("cpu").precision
+profile, precision = PROFILES["cpu"], Lab("cpu").precision
 """
 # The first version sets the allocator when it is imported, the other when it is asked to.
 CODE = {
-    "0.1.0": RANDOM.format(before="")
+    "0.1.0": RANDOM.format(before="", lab="from ulelib.lab import Lab")
     + """
 from ulelib.exploiters import exploit
 from ulelib.models import build_model
@@ -49,7 +49,10 @@ started = time.perf_counter()
 exploit(train, test, make, profile.recipe, precision=precision)
 print(time.perf_counter() - started)
 """,
-    "now": RANDOM.format(before="from ulelib import machine; machine.keep_freed_memory()")
+    "now": RANDOM.format(
+        before="from ulelib import machine; machine.keep_freed_memory()",
+        lab="from ulelib.jobs.lab import Lab",
+    )
     + """
 from ulelib.exploiters import EXPLOITERS, exploit
 recipe = replace(profile.recipe, curve_images=int(SHARE * profile.recipe.curve_images))

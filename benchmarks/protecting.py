@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ulelib.protect import WRITERS, protect
+from ulelib.photos.protect import WRITERS, protect
 
 SIZE, QUALITY = (4000, 3000), 90
-MANY = 2000  # pictures, of which the time is told
+MANY = 2000  # pictures, for which the time is extrapolated
 
 
 def main() -> None:
@@ -34,16 +34,16 @@ def main() -> None:
             photograph(number).save(file, quality=QUALITY)
         files = sorted(folder.rglob("*.jpg"))
         size = sum(file.stat().st_size for file in files) / count
-        bare = seconds_of(lambda: coded_anew(files))
-        whole = seconds_of(lambda: protect(folder, Path(place) / "protected"))
+        recoding = seconds_of(lambda: recode(files))
+        protecting = seconds_of(lambda: protect(folder, Path(place) / "protected"))
     print(f"{count} JPEG of {SIZE[0]} x {SIZE[1]} pixels, {size / 1e6:.1f} MB each")
-    print(f"protected                 {whole / count:8.2f} s a picture")
-    print(f"  of decoding and coding  {100 * whole / bare:8.0f} %")
-    print(f"  {MANY:,} of them         {MANY * whole / count / 60:8.1f} minutes")
+    print(f"protected                 {protecting / count:8.2f} s a picture")
+    print(f"  of decoding and coding  {100 * protecting / recoding:8.0f} %")
+    print(f"  {MANY:,} of them         {MANY * protecting / count / 60:8.1f} minutes")
 
 
 def photograph(seed: int) -> Image.Image:
-    """Large shapes, edges and grain, which take as many bytes as a photograph does."""
+    """A drawing of large shapes, edges and grain, whose JPEG is as large as a photograph's."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     shapes = np.asarray(Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC))
@@ -51,8 +51,8 @@ def photograph(seed: int) -> Image.Image:
     return Image.fromarray((shapes + grain).clip(0, 255).astype(np.uint8))
 
 
-def coded_anew(files: list[Path]) -> None:
-    """Each picture decoded and coded as it was, in as many threads as `protect` writes with."""
+def recode(files: list[Path]) -> None:
+    """Decode and encode each picture as it was, in as many threads as `protect` writes with."""
 
     def one(file: Path) -> None:
         with Image.open(file) as opened:

@@ -88,10 +88,11 @@ def torch_defaults(order: dict[str, Any]) -> None:
 def benchmark(profile_name: str, images: int, repeats: int) -> None:
     from ulelib import bilevel, machine
 
-    machine.keep_freed_memory()  # as the workers of a plan do
+    machine.prepare()  # as the workers of a plan do
     from ulelib.data import ImageSet
     from ulelib.exploiters import Exploiter, exploit
-    from ulelib.lab import Lab
+    from ulelib.jobs.lab import Lab
+    from ulelib.learners import Classifier
     from ulelib.models import build_model
     from ulelib.pgd import CLAMPS, signed_gradient_steps
     from ulelib.profiles import PROFILES
@@ -133,7 +134,7 @@ def benchmark(profile_name: str, images: int, repeats: int) -> None:
 
     def inner_steps() -> None:
         added = CLAMPS["view"](inner_batch[0], loop.inner.epsilon)
-        source = bilevel.Classifier(frozen, precision)
+        source = Classifier(frozen, precision)
         loss = source.objective(added, inner_batch[1], torch.Generator())
         signed_gradient_steps(
             loss, zero, step=loop.inner.step, steps=loop.inner.steps, add=added.add

@@ -18,7 +18,18 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
-LONG = ("notebooks", "plan", "smoke", "tools", "store", "book", "check", "app")  # test files
+LONG = (
+    "notebooks",
+    "plan",
+    "smoke",
+    "tools",
+    "wanted",
+    "store",
+    "book",
+    "check",
+    "app",
+    "lab",
+)  # test files
 WIDTH = 1280  # pixels of a laptop's window
 # Chromium's own traffic is off, and no name is known to it: a page that needs the network fails.
 FLAGS = (

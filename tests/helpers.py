@@ -35,7 +35,8 @@ torch.set_num_threads(1)
 import sys
 sys.path.insert(0, "tests")
 from helpers import quick_profile
-from ulelib import lab as lab_module, profiles
+from ulelib.jobs import lab as lab_module
+from ulelib import profiles
 profiles.PROFILES["smoke"] = quick_profile()
 """
 
@@ -95,6 +96,9 @@ def tiny_net(classes: int = 3) -> nn.Module:
         nn.Linear(32, classes),
     )
 
+
+# What an artifact says of its making, as `machine.made_by` gives it.
+MADE_BY = {"machine": {"device": "a processor", "threads": 1}, "commit": "old"}
 
 models.MODELS["tiny"] = tiny_net  # so that specs can name it: op("tiny")
 

@@ -1,15 +1,13 @@
-"""The app: what its controls do, uploaded files, and once in a browser from upload to download."""
+"""The app: what its controls do, and once in a browser from upload to download."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import io
 import os
 import re
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -25,10 +23,12 @@ import torch
 from PIL import Image
 
 from helpers import PROJECT
-from ulelib import app as module
-from ulelib import check, protect
-from ulelib.app import HERE, UPLOADED, App, unpack
-from ulelib.protect import Job, Refused
+from photo_files import file_names, uploaded, zipped
+from ulelib.photos import app as module
+from ulelib.photos import check, protect
+from ulelib.photos.app import HERE, UPLOADED, App
+from ulelib.photos.folders import Refused
+from ulelib.photos.job import Job
 
 
 def coloured(colour: tuple[int, int, int], seed: int) -> bytes:
@@ -45,23 +45,6 @@ def pictures() -> dict[str, bytes]:
         for label, colour in colours.items()
         for number in range(8)
     }
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as packed:
-        for name, content in files.items():
-            packed.writestr(name, content)
-    return file.getvalue()
-
-
-def uploaded(name: str, content: bytes) -> dict[str, Any]:
-    return {"name": name, "type": "", "size": len(content), "content": content,
-            "last_modified": datetime.datetime.now(datetime.UTC)}  # fmt: skip
-
-
-def names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def in_download(app: App) -> set[str]:
@@ -91,24 +74,27 @@ class TestApp:
         quick.folder.value = f"{folder}/"
         assert quick.out.value == f"{folder} protected"
         (folder / "blue" / "no <b>picture.png").write_bytes(b"")
-        assert quick.ask.disabled
+        assert quick.check_button.disabled
         (folder.parent / "mine protected.zip").write_bytes(b"of somebody")
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
         out = Path(quick.out.value)
-        assert names(out) == set(pictures()) == in_download(quick)
+        assert file_names(out) == set(pictures()) == in_download(quick)
         (untouched,) = folder.parent.glob("*.zip")
         assert untouched.read_bytes() == b"of somebody"
-        assert "16 pictures protected" in quick.said.value
-        assert "no &lt;b&gt;picture" in quick.said.value  # names are strangers', and no code
-        assert quick.shown.value.count("<img") == 3 * 3 and "röt &amp; co/" in quick.shown.value
-        assert not quick.start.disabled and not quick.ask.disabled
+        assert "16 pictures protected" in quick.messages.value
+        assert "no &lt;b&gt;picture" in quick.messages.value  # names are not HTML
+        assert (
+            quick.comparison.value.count("<img") == 3 * 3
+            and "röt &amp; co/" in quick.comparison.value
+        )
+        assert not quick.protect_button.disabled and not quick.check_button.disabled
 
     def test_protects_what_is_uploaded(self, quick: App) -> None:
         quick.source.value = UPLOADED
         files = {f"my pictures/{name}": content for name, content in pictures().items()}
         quick.own_files.value = (uploaded("my pictures.zip", zipped(files)),)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
         assert in_download(quick) == set(pictures())
 
@@ -117,7 +103,7 @@ class TestApp:
         red = [content for name, content in pictures().items() if name.startswith("r")]
         quick.own_files.value = tuple(uploaded(f"{n}.png", one) for n, one in enumerate(red))
         quick.other_files.value = (uploaded("them.zip", zipped(pictures())),)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
         assert in_download(quick) == {f"{number}.png" for number in range(8)}
 
@@ -134,12 +120,12 @@ class TestApp:
         quick.folder.value, quick.others.value, quick.out.value = str(folder), "/them", "/out"
         quick.method.value, quick.strength.value, quick.size.value = "ULEO", 5, 64
         quick.format.value, quick.drop_location.value = "png", True
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
         job = Job(method="ULEO", strength=5, size=64, format="png", drop_location=True)
         assert given == [folder, Path("/out"), job, Path("/them")]
 
-    def test_a_check_is_among_the_same_others(
+    def test_a_check_uses_the_same_others(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given: list[object] = []
@@ -150,69 +136,77 @@ class TestApp:
 
         monkeypatch.setattr(module, "check", refused)
         quick._done = folder, Path("/out"), Path("/them")
-        quick.ask.disabled = False
-        quick.ask.click()
+        quick.check_button.disabled = False
+        quick.check_button.click()
         quick.join()
         assert given == [folder, Path("/out"), Path("/them")]
 
     def test_shows_only_the_controls_of_one_source(self, quick: App) -> None:
         boxes = [quick._here, quick._upload]
-        for source, shown in ((HERE, ["", "none"]), (UPLOADED, ["none", ""])):
+        for source, displayed in ((HERE, ["", "none"]), (UPLOADED, ["none", ""])):
             quick.source.value = source
-            assert [box.layout.display for box in boxes] == shown
+            assert [box.layout.display for box in boxes] == displayed
 
     @pytest.mark.parametrize(
-        ("source", "said"), [(HERE, "name the folder"), (UPLOADED, "upload your pictures")]
+        ("source", "message"), [(HERE, "name the folder"), (UPLOADED, "upload your pictures")]
     )
-    def test_says_what_is_missing(self, quick: App, source: str, said: str) -> None:
+    def test_displays_what_is_missing(self, quick: App, source: str, message: str) -> None:
         quick.source.value = source
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        assert said in quick.said.value
-        assert quick.ask.disabled and not quick.start.disabled and not quick.download.value
+        assert message in quick.messages.value
+        assert (
+            quick.check_button.disabled
+            and not quick.protect_button.disabled
+            and not quick.download.value
+        )
 
-    def test_says_what_was_refused_and_forgets_the_last_result(
-        self, quick: App, folder: Path
-    ) -> None:
+    def test_displays_an_error_and_forgets_the_last_result(self, quick: App, folder: Path) -> None:
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        assert "is not empty" in quick.said.value
-        assert quick.ask.disabled and not quick.download.value and not quick.shown.value
+        assert "is not empty" in quick.messages.value
+        assert (
+            quick.check_button.disabled and not quick.download.value and not quick.comparison.value
+        )
 
-    def test_can_be_stopped_and_goes_on(
+    def test_can_be_stopped_and_continued(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ulelib.pictures.TELL_EACH", 0.0)
+        monkeypatch.setattr("ulelib.pictures.REPORT_EVERY", 0.0)
         made = protect.protected_file
 
         def stopped(*arguments: Any) -> Any:
-            quick.stop.click()
+            quick.stop_button.click()
             return made(*arguments)
 
         quick.folder.value = str(folder)
         with monkeypatch.context() as patch:
             patch.setattr(protect, "protected_file", stopped)
-            quick.start.click()
+            quick.protect_button.click()
             first = quick._worker
-            quick.start.click()
+            quick.protect_button.click()
             assert quick._worker is first  # and nothing else is
             quick.join()
-        assert "Stopped. The folder is not finished" in quick.said.value
-        assert quick.stop.disabled and quick.ask.disabled and not quick.start.disabled
-        assert quick.stop.description == "Stop"
-        assert not quick.download.value and len(names(Path(quick.out.value))) < 16 + 3
-        quick.start.click()
+        assert "Stopped. The folder is not finished" in quick.messages.value
+        assert (
+            quick.stop_button.disabled
+            and quick.check_button.disabled
+            and not quick.protect_button.disabled
+        )
+        assert quick.stop_button.description == "Stop"
+        assert not quick.download.value and len(file_names(Path(quick.out.value))) < 16 + 3
+        quick.protect_button.click()
         quick.join()
-        assert "16 pictures protected" in quick.said.value and quick.stop.disabled
-        assert names(Path(quick.out.value)) == set(pictures())
+        assert "16 pictures protected" in quick.messages.value and quick.stop_button.disabled
+        assert file_names(Path(quick.out.value)) == set(pictures())
 
-    def test_the_cell_run_again_stops_what_nobody_sees_any_more(
+    def test_running_the_cell_again_stops_the_work_before_it(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ulelib.pictures.TELL_EACH", 0.0)
+        monkeypatch.setattr("ulelib.pictures.REPORT_EVERY", 0.0)
         made, again = protect.protected_file, threading.Event()
 
         def waiting(*arguments: Any) -> Any:
@@ -221,34 +215,36 @@ class TestApp:
 
         monkeypatch.setattr(protect, "protected_file", waiting)
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         App(str(folder))
         again.set()
         quick.join()
-        assert "Stopped. The folder is not finished" in quick.said.value
+        assert "Stopped. The folder is not finished" in quick.messages.value
 
-    def test_stop_comes_too_late_for_what_is_done(
+    def test_stop_does_not_undo_finished_work(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = protect.protected_file
 
         def stopped(*arguments: Any) -> Any:
-            quick.stop.click()
+            quick.stop_button.click()
             return made(*arguments)
 
         monkeypatch.setattr(protect, "protected_file", stopped)
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        assert "16 pictures protected" in quick.said.value
-        assert in_download(quick) == set(pictures()) and not quick.ask.disabled
+        assert "16 pictures protected" in quick.messages.value
+        assert in_download(quick) == set(pictures()) and not quick.check_button.disabled
 
-    def test_uploads_go_on_after_a_stop(self, quick: App, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ulelib.pictures.TELL_EACH", 0.0)
+    def test_uploads_can_be_continued_after_a_stop(
+        self, quick: App, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ulelib.pictures.REPORT_EVERY", 0.0)
         made, coded = protect.protected_file, []
 
         def stopped(file: Path, *others: Any) -> Any:
-            quick.stop.click()
+            quick.stop_button.click()
             coded.append(file)
             return made(file, *others)
 
@@ -256,197 +252,92 @@ class TestApp:
         quick.own_files.value = (uploaded("mine.zip", zipped(pictures())),)
         monkeypatch.setattr(protect, "protected_file", stopped)
         for _ in range(16):
-            quick.start.click()
+            quick.protect_button.click()
             quick.join()
-            if "Stopped" not in quick.said.value:
+            if "Stopped" not in quick.messages.value:
                 break
         assert in_download(quick) == set(pictures())
         assert len(coded) == len(set(coded)) == 16
 
-    def test_names_of_pictures_are_no_progress(self, quick: App, folder: Path) -> None:
+    def test_names_of_pictures_are_not_taken_for_progress(self, quick: App, folder: Path) -> None:
         (folder / "round 1").mkdir()
         for name in ("round 2.png", "round 3.png", "1 of 2 pictures are written.png"):
             (folder / "round 1" / name).write_bytes(b"")
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        assert quick.said.value.count("round 1/") == 3
+        assert quick.messages.value.count("round 1/") == 3
 
-    def test_shows_of_all_rounds_the_latest(self, quick: App, folder: Path) -> None:
+    def test_displays_only_the_latest_round(self, quick: App, folder: Path) -> None:
         quick.folder.value, quick.method.value = str(folder), "ULEO class-wise"
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        assert quick.said.value.count("round ") == 1 and "round 20 of 20: " in quick.said.value
-        assert "reading the pictures" in quick.said.value
+        assert (
+            quick.messages.value.count("round ") == 1 and "round 20 of 20: " in quick.messages.value
+        )
+        assert "reading the pictures" in quick.messages.value
 
     def test_large_results_stay_where_they_are(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "EMBEDDED", 100)
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
         assert "base64" not in quick.download.value and quick.out.value in quick.download.value
-        assert names(Path(quick._uploads.name)) == set()  # nor is there a zip file of nobody's
+        assert file_names(Path(quick._uploads.name)) == set()  # nor is a zip file left
 
-    def test_where_no_report_can_be_written_none_is_made(
+    def test_nothing_is_trained_if_no_report_can_be_written(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
 
         def refused(**_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(module.tempfile, "TemporaryFile", refused)
-        monkeypatch.setattr(module, "check", None)  # it is not asked
-        quick.ask.click()
+        monkeypatch.setattr(module, "check", None)  # not called
+        quick.check_button.click()
         quick.join()
-        assert "Permission denied" in quick.said.value
+        assert "Permission denied" in quick.messages.value
 
-    def test_says_all_that_was_changed_at_once(self, quick: App, folder: Path) -> None:
-        """Each time the browser gets everything that was said before, too."""
+    def test_displays_the_whole_report_at_once(self, quick: App, folder: Path) -> None:
+        """The browser gets the whole log each time it changes."""
         for number in range(30):
             (folder / "blue" / f"{number}.gif").write_bytes(b"")
-        said: list[str] = []
-        quick.said.observe(lambda change: said.append(change["new"]), "value")
+        sent: list[str] = []
+        quick.messages.observe(lambda change: sent.append(change["new"]), "value")
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        assert said[-1].count(".gif:") == 30 and len(said) < 10
+        assert sent[-1].count(".gif:") == 30 and len(sent) < 10
 
     def test_shows_the_report(
         self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(check, "STEPS", 5)
         monkeypatch.setattr(check, "FILTERS", {
-            name: check.FILTERS[name] for name in ("nothing", "cropping and mirroring")
+            name: check.FILTERS[name] for name in ("nothing", check.CROP_FLIP)
         })  # fmt: skip
         monkeypatch.setattr(check, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
         quick.folder.value = str(folder)
-        quick.start.click()
+        quick.protect_button.click()
         quick.join()
-        quick.ask.click()
+        quick.check_button.click()
         quick.join()
         assert "<iframe" in quick.report.value and "does not protect" in quick.report.value
         assert Path(f"{quick.out.value}.html").is_file()
-        assert not quick.ask.disabled
+        assert not quick.check_button.disabled
 
 
-class TestUnpack:
-    def test_finds_the_classes_in_a_packed_folder(self, tmp_path: Path) -> None:
-        files = {f"a/b/{name}": content for name, content in pictures().items()}
-        files |= {"__MACOSX/a/b/._0.png": b"x", "a/.DS_Store": b"x"}
-        found = unpack([uploaded("a.ZIP", zipped(files))], tmp_path / "new")
-        assert found == tmp_path / "new" / "a" / "b" and names(found) == set(pictures())
-
-    def test_one_class_stays_a_folder(self, tmp_path: Path) -> None:
-        found = unpack([uploaded("a.zip", zipped({"red/0.png": b"x"}))], tmp_path / "new")
-        assert names(found) == {"red/0.png"}
-
-    @pytest.mark.parametrize("name", ["../out.png", "a/../../out.png", "/out.png"])
-    def test_nothing_leads_outside(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(Refused, match="outside of itself"):
-            unpack([uploaded("a.zip", zipped({name: b"x"}))], tmp_path / "new")
-        assert names(tmp_path) == set()
-
-    def test_a_name_is_a_name(self, tmp_path: Path) -> None:
-        found = unpack(
-            [uploaded("..\\..\\0.png", b"x"), uploaded("/a/1.png", b"y")], tmp_path / "n"
-        )
-        assert names(tmp_path) == {"n/0.png", "n/1.png"} and found == tmp_path / "n"
-
-    @pytest.mark.parametrize(
-        ("packed", "system", "unpacked"),
-        [
-            ("Änne/ü.png", 3, "Änne/ü.png"),  # as macOS packs it
-            ("caf\xe9/a.png", 3, "caf\xe9/a.png"),
-            ("a\\b.png", 0, "a/b.png"),  # as some Windows programs do
-            ("a\\b.png", 3, "a\\b.png"),
-        ],
-    )
-    def test_names_are_those_that_were_packed(
-        self, packed: str, system: int, unpacked: str, tmp_path: Path
-    ) -> None:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as made:
-            entry = zipfile.ZipInfo(packed)
-            entry.create_system = system
-            made.writestr(entry, b"x")
-            made.writestr("other/c.png", b"x")
-        said = file.getvalue()
-        content = bytearray(said)
-        for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # UTF-8, without a word of it
-            content[content.index(head) + flags + 1] &= ~0x08 & 0xFF
-        for number, one in enumerate((said, bytes(content))):
-            folder = unpack([{"name": "a.zip", "content": one}], tmp_path / str(number))
-            assert (folder / unpacked).read_bytes() == b"x"
-
-    def test_a_file_and_a_folder_of_one_name_are_refused(self, tmp_path: Path) -> None:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as made:
-            made.writestr("a", b"x")
-            made.writestr("a/b.png", b"x")
-        with pytest.raises(Refused, match="cannot be unpacked"):
-            unpack([{"name": "a.zip", "content": file.getvalue()}], tmp_path / "in")
-
-    def test_links_are_left_out(self, tmp_path: Path) -> None:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as packed:
-            link = zipfile.ZipInfo("a/link.png")
-            link.external_attr = (stat.S_IFLNK | 0o777) << 16
-            packed.writestr(link, "/etc/passwd")
-            packed.writestr("b/0.png", b"x")
-        found = unpack([uploaded("a.zip", file.getvalue())], tmp_path / "new")
-        assert names(found) == {"b/0.png"}
-
-    def test_damaged_and_huge_ones_are_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with pytest.raises(Refused, match="cannot be unpacked"):
-            unpack([uploaded("a.zip", b"PK no more")], tmp_path / "a")
-        whole = bytearray(zipped({"a/0.png": b"0123456789" * 50}))
-        whole[60] ^= 1
-        with pytest.raises(Refused, match="cannot be unpacked"):
-            unpack([uploaded("a.zip", bytes(whole))], tmp_path / "b")
-        corrupt = io.BytesIO()
-        with zipfile.ZipFile(corrupt, "w", zipfile.ZIP_DEFLATED) as packed:
-            packed.writestr("a/0.png", bytes(range(256)) * 20)
-        stream = bytearray(corrupt.getvalue())
-        stream[37:45] = b"\xff" * 8  # within the coded bytes
-        with pytest.raises(Refused, match="cannot be unpacked"):
-            unpack([uploaded("a.zip", bytes(stream))], tmp_path / "d")
-        monkeypatch.setattr(module, "MOST_BYTES", 100)
-        with pytest.raises(Refused, match="unpacks to 1 files"):
-            unpack([uploaded("a.zip", zipped({"a/0.png": b"0" * 101}))], tmp_path / "c")
-        two = [uploaded(f"{n}.zip", zipped({f"a/{n}.png": b"0" * 51})) for n in range(2)]
-        with pytest.raises(Refused, match=r"1\.zip unpacks to 1 files"):  # together too much
-            unpack(two, tmp_path / "e")
-
-    def test_names_that_are_too_long_are_refused(self, tmp_path: Path) -> None:
-        long = f"{300 * 'a'}.png"
-        for number, file in enumerate(
-            (uploaded(long, b"x"), uploaded("a.zip", zipped({long: b"x"})))
-        ):
-            with pytest.raises(Refused, match="has a name that no file here can have"):
-                unpack([file], tmp_path / str(number))
-
-    def test_two_zip_files_with_one_name_in_both_are_refused(self, tmp_path: Path) -> None:
-        files = [uploaded(f"{n}.zip", zipped({"anna/1.jpg": b"%d" % n})) for n in range(2)]
-        with pytest.raises(Refused, match="two files are named anna/1.jpg"):
-            unpack(files, tmp_path / "new")
-
-    def test_names_that_are_no_text_are_packed(self, tmp_path: Path) -> None:
-        (tmp_path / "in" / "anna").mkdir(parents=True)
-        for name in (b"a\xff.jpg", "\u00e4.jpg".encode()):
-            Path(os.fsdecode(os.fsencode(tmp_path / "in" / "anna") + b"/" + name)).write_bytes(b"x")
-        packed = module._zipped(tmp_path / "in", tmp_path / "out.zip")
-        assert set(zipfile.ZipFile(packed).namelist()) == {"anna/a%xff.jpg", "anna/\u00e4.jpg"}
-
-    def test_two_files_of_one_name_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(Refused, match="two files are named 0.png"):
-            unpack([uploaded("0.png", b"x"), uploaded("0.png", b"y")], tmp_path / "a")
+def test_names_that_are_not_utf8_can_be_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "in" / "anna").mkdir(parents=True)
+    for name in (b"a\xff.jpg", "\u00e4.jpg".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path / "in" / "anna") + b"/" + name)).write_bytes(b"x")
+    packed = module._zipped(tmp_path / "in", tmp_path / "out.zip")
+    assert set(zipfile.ZipFile(packed).namelist()) == {"anna/a%xff.jpg", "anna/\u00e4.jpg"}
 
 
 def free_port() -> int:
@@ -469,12 +360,12 @@ def address(tmp_path: Path) -> Iterator[str]:
         start_new_session=True,
     )
     assert server.stdout is not None
-    said = []
+    output = []
     for line in server.stdout:
-        said.append(line)
+        output.append(line)
         if found := re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+", line):
             break
-    assert found, "".join(said)
+    assert found, "".join(output)
     yield found.group()
     os.killpg(server.pid, signal.SIGTERM)
     server.communicate(timeout=30)
@@ -523,13 +414,13 @@ def test_in_a_browser_from_upload_to_download(browser: Any, address: str, tmp_pa
         first, second = (
             np.array(Image.open(io.BytesIO(files[name]))).astype(int) for files in (before, after)
         )
-        assert 0 < np.abs(first - second).max() <= protect.Job.strength
+        assert 0 < np.abs(first - second).max() <= Job.strength
 
 
 @pytest.mark.slow
 def test_only_with_the_token(address: str) -> None:
-    with urllib.request.urlopen(address) as told:
-        assert "default-src 'self'" in told.headers["Content-Security-Policy"]
-        assert b"Protect your own pictures" in told.read()
-    with urllib.request.urlopen(address.split("?")[0]) as told:
-        assert "/login" in told.url and b"Protect your own pictures" not in told.read()
+    with urllib.request.urlopen(address) as page:
+        assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+        assert b"Protect your own pictures" in page.read()
+    with urllib.request.urlopen(address.split("?")[0]) as page:
+        assert "/login" in page.url and b"Protect your own pictures" not in page.read()

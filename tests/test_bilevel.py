@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import PROJECT, differing_share, random_images, seeded, tiny_net
-from ulelib import bilevel, models, views
+from helpers import PROJECT, differing_share, quick_profile, random_images, seeded, tiny_net
+from ulelib import learners, models, views
 from ulelib.bilevel import Bilevel, NotConverged, minimise_error
 from ulelib.data import ImageSet
 from ulelib.perturbation import Perturbation
@@ -284,7 +284,7 @@ def test_a_folder_that_stands_sorted_by_class_is_not_trained_on_class_by_class(
             seen.append(len(labels.unique()))
         return cross_entropy(logits, labels, **options)
 
-    monkeypatch.setattr(bilevel.F, "cross_entropy", count)
+    monkeypatch.setattr(learners.F, "cross_entropy", count)
     made_by(dataclasses.replace(CONFIG, outer_batches=3), IMAGES.select(order))
     assert max(seen) == 3
 
@@ -443,3 +443,18 @@ def test_noise_is_in_memory_once(tmp_path: Path) -> None:
     path.unlink()  # pytest keeps the folders of three runs
     assert noise == pytest.approx(287, abs=1)
     assert noise <= grew <= 1.4 * noise
+
+
+def test_folded_norms_change_nothing_but_last_digits() -> None:
+    config = dataclasses.replace(CONFIG, rounds=2)
+    plain, folded = (
+        made_by(dataclasses.replace(config, fold_norms=fold)) for fold in (False, True)
+    )
+    assert differing_share(plain.delta, folded.delta) < 0.01
+    assert key_of(dataclasses.replace(config, fold_norms=True)) != key_of(config)
+
+
+def test_folding_is_for_learning_with_labels() -> None:
+    tue = quick_profile().transferable["SimCLR"]
+    with pytest.raises(ValueError, match="fold_norms is for learning with labels"):
+        dataclasses.replace(tue, fold_norms=True)

@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from torchvision.models import resnet18
 
 from helpers import random_images
-from ulelib import check as module
-from ulelib.__main__ import main
-from ulelib.check import FILTERS, Findings, Line, check, write_report
-from ulelib.protect import Job, Refused, protect
-from ulelib.store import Store
+from ulelib.jobs.store import Store
+from ulelib.photos import check as module
+from ulelib.photos import copies
+from ulelib.photos.check import CROP_FLIP, FILTERS, Findings, Line, check
+from ulelib.photos.copies import Pair, copies_of, similarity
+from ulelib.photos.folders import Label, Refused
+from ulelib.photos.job import Job
+from ulelib.photos.protect import protect
+from ulelib.photos.report import write_report
 
 
 def write(root: Path, label: str, name: str, colour: tuple[int, int, int], seed: int = 0) -> None:
@@ -47,8 +50,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     """Few steps, few filters, and features that cost nothing."""
     monkeypatch.setattr(module, "STEPS", 30)
-    kept = ["nothing", "cropping and mirroring", "turning them gray"]
-    kept += ["taking out what a linear classifier sees"]
+    kept = ["nothing", CROP_FLIP, "turning them gray", "taking out what a linear classifier sees"]
     monkeypatch.setattr(module, "FILTERS", {name: FILTERS[name] for name in kept})
     monkeypatch.setattr(module, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
     return Store(tmp_path / "store")
@@ -70,7 +72,7 @@ def findings(**changed: Any) -> Findings:
     )
     given: dict[str, Any] = {
         "lines": lines, "guessing": 20.0, "trained": 30, "held_out": 10, "psnr": 33.3,
-        "ssim": 0.91, "missing": ("a/b.png",), "unused": 0, "shown": (),
+        "ssim": 0.91, "missing": ("a/b.png",), "unused": 0, "examples": (),
         "features": "shapes", "size": 32, "seconds": 12.0,
     }  # fmt: skip
     return Findings(**(given | changed))
@@ -78,12 +80,12 @@ def findings(**changed: Any) -> Findings:
 
 class TestCheck:
     def test_measures_clean_and_protected(self, folders: tuple[Path, Path], quick: Store) -> None:
-        said: list[str] = []
-        found = check(*folders, size=16, store=quick, report=said.append)
+        reported: list[str] = []
+        found = check(*folders, size=16, store=quick, report=reported.append)
         assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
         by = {line.does: line for line in found.lines}
-        assert len(found.lines) == len(said) - 1 == 4 + 1 + 2 + 1
-        ends = [text.rpartition("(")[2] for text in said[1:]]
+        assert len(found.lines) == len(reported) - 1 == 4 + 1 + 2 + 1
+        ends = [text.rpartition("(")[2] for text in reported[1:]]
         assert [end.partition(", some ")[0] for end in ends[:-1]] == [
             f"{n} of 8" for n in range(1, 8)
         ]
@@ -93,8 +95,8 @@ class TestCheck:
         for does in found.lines[4].does, found.lines[-1].does:  # at twice the size, and a probe
             assert by[does].clean > 75 and by[does].protected < 25
         half = by["finding 50% of your pictures unprotected elsewhere"]
-        assert half.clean == by["cropping and mirroring"].clean
-        assert found.missing == () and len(found.shown) == 3
+        assert half.clean == by[CROP_FLIP].clean
+        assert found.missing == () and len(found.examples) == 3
 
     def test_a_perfect_copy_protects_against_nothing(
         self, folders: tuple[Path, Path], quick: Store
@@ -107,7 +109,8 @@ class TestCheck:
     def test_a_share_is_protected_and_the_others_are_clean(self) -> None:
         clean = random_images(40, size=8)
         inverted = replace(clean, images=255 - clean.images)
-        mixed = module._partly(clean, inverted, 0.8, seed=0)
+        trial = module._Trial(clean, inverted, clean, guessing=33.3, seed=0)
+        mixed = module._partly_protected(trial, 0.8)
         known = {one.numpy().tobytes(): (row, 0) for row, one in enumerate(clean.images)}
         known |= {one.numpy().tobytes(): (row, 1) for row, one in enumerate(inverted.images)}
         found = [known[one.numpy().tobytes()] for one in mixed.images]
@@ -147,13 +150,36 @@ class TestCheck:
         nothing = next(line for line in found.lines if line.does == "nothing")
         # One's own are red, published as blue; red is nearer to the orange of the others.
         assert nothing.clean == 100 and nothing.protected < 50
-        assert {label for *_, label in found.shown} == {"red"} and found.unused == 0
+        assert {label for *_, label in found.examples} == {"red"} and found.unused == 0
+
+    def test_an_own_class_is_own_whatever_its_name(
+        self, folders: tuple[Path, Path], tmp_path: Path, untrained: Store
+    ) -> None:
+        """Also where it is called what the class of other people is printed as."""
+        for folder in folders:
+            (folder / "red").rename(folder / str(Label("x", own=False)))
+        for number in range(8):
+            write(tmp_path / "them", "x", f"{number}.png", (200, 140, 60), number)
+        found = check(*folders, others=tmp_path / "them", size=16, store=untrained)
+        assert (found.trained, found.held_out) == (12 + 12 + 6, 4 + 4)
+        assert found.guessing == pytest.approx(100 * 12 / 30)
+        assert {pair.label for pair in found.examples} == {str(Label("x", own=False)), "blue"}
+        assert found.unused == 0
+
+    def test_own_classes_do_not_stand_for_others(
+        self, folders: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        for folder in folders:
+            (folder / "red").rename(folder / str(Label("x", own=False)))
+        (tmp_path / "them").mkdir()
+        with pytest.raises(Refused, match="pictures of others"):
+            check(*folders, others=tmp_path / "them", size=16)
 
     def test_a_copy_is_not_given_to_two(self, tmp_path: Path) -> None:
         for name in ("x.png", "x.bmp"):
             write(tmp_path / "clean", "a", name, (9, 9, 9))
         write(tmp_path / "made", "a", "x.png", (9, 9, 9))
-        pairs, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
+        pairs, missing = copies_of(tmp_path / "clean", tmp_path / "made")
         assert len(pairs) == 1 and missing == ["a/x.bmp"]
 
     def test_a_copy_belongs_to_the_one_of_two_that_can_be_protected(self, tmp_path: Path) -> None:
@@ -162,24 +188,24 @@ class TestCheck:
             write(clean, label, "x.png", (90, 90, 90))
         Image.new("RGB", (9, 9)).save(clean / "a" / "x.jpg")
         protect(clean, made, Job(format="jpg"))
-        pairs, missing = module.copies_of(clean, made)
+        pairs, missing = copies_of(clean, made)
         assert [(old.name, new.name) for old, new, _ in pairs] == [("x.png", "x.jpg")] * 2
         assert missing == ["a/x.jpg"]
 
     def test_a_copy_whose_name_has_another_umlaut(self, tmp_path: Path) -> None:
         write(tmp_path / "clean", "a", "\u00fc.png", (9, 9, 9))
         write(tmp_path / "made", "a", "u\u0308.png", (9, 9, 9))
-        pairs, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
+        pairs, missing = copies_of(tmp_path / "clean", tmp_path / "made")
         assert len(pairs) == 1 and missing == []
 
     def test_pictures_that_cannot_be_protected_have_no_copy(self, tmp_path: Path) -> None:
         for place in ("clean", "made"):
             write(tmp_path / place, "a", "x.png", (9, 9, 9))
         (tmp_path / "clean" / "a" / "phone.heic").write_bytes(b"?")
-        _, missing = module.copies_of(tmp_path / "clean", tmp_path / "made")
+        _, missing = copies_of(tmp_path / "clean", tmp_path / "made")
         assert missing == ["a/phone.heic"]
 
-    def test_what_chance_will_decide_is_said_before_anything_is_trained(
+    def test_too_few_pictures_for_a_result_are_reported_before_any_training(
         self, folders: tuple[Path, Path], untrained: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for folder in folders:
@@ -188,17 +214,17 @@ class TestCheck:
                     file.unlink()
             for file in folder.glob("*/??.png"):
                 file.unlink()
-        said: list[str] = []
+        reported: list[str] = []
 
         def trained(*_: Any) -> Any:
-            said.append("a training")
+            reported.append("a training")
             return "nothing", torch.nn.Flatten()
 
         monkeypatch.setattr(module, "_backbone", trained)
-        found = check(*folders, size=16, store=untrained, report=said.append)
+        found = check(*folders, size=16, store=untrained, report=reported.append)
         assert found.held_out == 2 and found.undecided == list(found.lines)
-        assert said[0].startswith("with 2 held-out pictures the report cannot say anything")
-        assert said[2] == "a training"
+        assert reported[0].startswith("with 2 held-out pictures the report cannot say anything")
+        assert reported[2] == "a training"
 
     def test_too_little_is_refused(self, tmp_path: Path) -> None:
         for number in range(3):
@@ -232,7 +258,7 @@ def test_too_few_of_others(folders: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_held_out_pictures_are_in_no_training() -> None:
     images = random_images(41)
-    train, test = module._divided(images, 0)
+    train, test = module._training_and_held_out_rows(images, 0)
     assert sorted([*train.tolist(), *test.tolist()]) == list(range(41))
     for label in range(3):
         assert 3 <= int((images.labels[test] == label).sum()) <= 4
@@ -252,25 +278,25 @@ def test_features_are_of_another_network_on_other_pictures(tmp_path: Path) -> No
 
 class TestReport:
     def test_says_what_it_does_not_protect_against(self, tmp_path: Path) -> None:
-        page, numbers = write_report(findings(), tmp_path / "r.html")
+        page, json_file = write_report(findings(), tmp_path / "r.html")
         text = page.read_text(encoding="utf-8")
         assert "turning them gray: 80.0 % on protected pictures" in text
         assert text.index("turning them gray") < text.index("blurring them")
         assert "&lt;b&gt;" in text and "<b>" not in text  # a folder's names are no HTML
         assert "http" not in text.replace("<!doctype html>", "")
-        told = json.loads(numbers.read_text(encoding="utf-8"))
-        assert told["lines"][2]["left"] is None and told["psnr"] == 33.3
-        assert told["fails"] == ["turning them gray", "blurring them"]
-        assert told["chance"] == pytest.approx(100 / math.sqrt(10))
-        assert [line["undecided"] for line in told["lines"]] == [False, False, True, False]
+        numbers = json.loads(json_file.read_text(encoding="utf-8"))
+        assert numbers["lines"][2]["left"] is None and numbers["psnr"] == 33.3
+        assert numbers["fails"] == ["turning them gray", "blurring them"]
+        assert numbers["chance"] == pytest.approx(100 / math.sqrt(10))
+        assert [line["undecided"] for line in numbers["lines"]] == [False, False, True, False]
 
     def test_says_of_which_folders_it_is(self, tmp_path: Path) -> None:
         of = findings(folders=(Path("my <i>"), Path("made")), seed=3)
-        page, numbers = write_report(of, tmp_path / "r.html")
+        page, json_file = write_report(of, tmp_path / "r.html")
         assert "my &lt;i&gt;; protected: made" in page.read_text(encoding="utf-8")
-        told = json.loads(numbers.read_text(encoding="utf-8"))
-        assert (told["folders"], told["seed"]) == (["my <i>", "made"], 3)
-        assert told["date"] in page.read_text(encoding="utf-8")
+        numbers = json.loads(json_file.read_text(encoding="utf-8"))
+        assert (numbers["folders"], numbers["seed"]) == (["my <i>", "made"], 3)
+        assert numbers["date"] in page.read_text(encoding="utf-8")
 
     def test_without_failures_it_promises_nothing(self, tmp_path: Path) -> None:
         page, _ = write_report(findings(lines=findings().lines[:1]), tmp_path / "r.html")
@@ -296,7 +322,7 @@ class TestReport:
     def test_the_middle_is_compared_of_copies_of_the_same_size(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "WIDEST", 16)
+        monkeypatch.setattr(copies, "WIDEST", 16)
         pixels = np.random.default_rng(0).integers(50, 200, (24, 30, 3), dtype=np.uint8)
         files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
         moved = pixels.copy()
@@ -304,7 +330,7 @@ class TestReport:
         moved[:4] = 0  # beyond the middle
         for file, one in zip(files, (pixels, moved, moved[:, 1:]), strict=True):
             Image.fromarray(one).save(file)
-        psnr, ssim = module._alike([(files[0], files[1], "x"), (files[0], files[2], "x")])
+        psnr, ssim = similarity([Pair(files[0], files[1], "x"), Pair(files[0], files[2], "x")])
         assert psnr == pytest.approx(20 * math.log10(255 / 10), abs=1e-3) and 0.9 < ssim < 1
 
     def test_copies_that_do_not_differ_have_no_psnr(self, tmp_path: Path) -> None:
@@ -313,17 +339,6 @@ class TestReport:
         assert "No copy of the same size differs" in text and "nan" not in text
 
     def test_shows_pictures(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
-        pair = (folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")
-        page, _ = write_report(findings(shown=(pair,)), tmp_path / "r.html")
+        pair = Pair(folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")
+        page, _ = write_report(findings(examples=(pair,)), tmp_path / "r.html")
         assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == 3
-
-
-def test_command(folders: tuple[Path, Path], untrained: Store, tmp_path: Path) -> None:
-    page = tmp_path / "worth.html"
-    arguments = ["check", *map(str, folders), "--report", str(page), "--size", "16"]
-    told = CliRunner().invoke(main, arguments)
-    assert told.exit_code == 0, told.output
-    assert page.is_file()
-    assert "trainings that say something, the protection does not withstand" in told.output
-    wrong = CliRunner().invoke(main, ["check", str(folders[0]), str(tmp_path)])
-    assert wrong.exit_code == 1 and "no copy" in wrong.output and "Traceback" not in wrong.output

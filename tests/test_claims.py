@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from helpers import PROJECT
-from ulelib import claims
-from ulelib.claims import LEANS, NO_ROOM, judge, verdicts, words
+from ulelib.book import claims
+from ulelib.book.claims import LEANS, NO_ROOM, judge, verdicts, words
 from ulelib.profiles import PROFILES
 
 TEST = {
@@ -43,13 +43,13 @@ def rows(defender: str, exploiter: str, *accuracies: float, **names: str) -> lis
 def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Judges claims by the rows of a page "p"."""
 
-    def judge_by(told: list[dict[str, Any]], *known: dict[str, Any]) -> pd.DataFrame:
+    def judge_by(results: list[dict[str, Any]], *known: dict[str, Any]) -> pd.DataFrame:
         for one in known:
             claims._check(one)
         monkeypatch.setattr(claims, "load", lambda: known)
-        monkeypatch.setattr(claims.results, "pages", lambda profile: ["p"])
-        frame = pd.DataFrame(told)
-        monkeypatch.setattr(claims.results, "read", lambda page, profile: (frame, {}))
+        monkeypatch.setattr(claims.records, "pages", lambda profile: ["p"])
+        frame = pd.DataFrame(results)
+        monkeypatch.setattr(claims.records, "read", lambda page, profile: (frame, {}))
         return judge("cpu")
 
     return judge_by
@@ -70,7 +70,7 @@ def test_the_ledger_covers_the_papers() -> None:
 def test_every_claim_of_a_recorded_page_finds_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A selector with a slip would say "not tested" for ever."""
     monkeypatch.setenv("ULELIB_RESULTS", str(PROJECT / "results"))
-    recorded = set(claims.results.pages("cpu"))
+    recorded = set(claims.records.pages("cpu"))
     pages = {one["id"]: one["page"] for one in claims.load() if "page" in one}
     assert set(pages.values()) <= {path.stem for path in (PROJECT / "notebooks").glob("*.ipynb")}
     assert len(recorded & set(pages.values())) > 10
@@ -94,9 +94,9 @@ CLEAN = rows("clean", "gray", 80.0, 81.0, 82.0)
     ],
 )
 def test_outcome_of_a_predicate(judged: Any, accuracies: tuple[float, ...], outcome: str) -> None:
-    told = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(TEST))
-    assert told["outcome"].tolist() == [outcome]
-    assert told["n"].tolist() == [len(accuracies)]
+    ledger = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(TEST))
+    assert ledger["outcome"].tolist() == [outcome]
+    assert ledger["n"].tolist() == [len(accuracies)]
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_nothing_can_lie_far_below_what_is_near_chance(
     judged: Any, accuracies: tuple[float, ...], outcome: str
 ) -> None:
     test = {"left": TEST["right"], "right": TEST["left"], "at_most": -9.0}
-    told = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(test))
-    assert told["outcome"].tolist() == [outcome]
+    ledger = judged([*CLEAN, *rows("ULEO", "gray", *accuracies)], claim(test))
+    assert ledger["outcome"].tolist() == [outcome]
 
 
 def test_the_interval_is_welchs(judged: Any) -> None:
@@ -119,8 +119,8 @@ def test_the_interval_is_welchs(judged: Any) -> None:
 
 
 def test_a_side_with_fewer_seeds_meets_the_same_ones(judged: Any) -> None:
-    told = [*rows("clean", "gray", 80.0, 90.0, 100.0), *rows("ULEO", "gray", 79.0)]
-    (line,) = judged(told, claim(TEST)).to_dict("records")
+    results = [*rows("clean", "gray", 80.0, 90.0, 100.0), *rows("ULEO", "gray", 79.0)]
+    (line,) = judged(results, claim(TEST)).to_dict("records")
     assert (line["difference"], line["n"], line["outcome"]) == (-1.0, 1, LEANS[True])
 
 
@@ -135,10 +135,10 @@ def test_one_side_alone_is_a_value(judged: Any) -> None:
 def test_what_was_learned_is_beyond_the_untrained_network(judged: Any) -> None:
     """And a share of what another side learned is a test, too, with an interval that it scales."""
     ours, clean = [50.0, 51.0, 53.0], [60.0, 62.0, 61.0]
-    told = [*rows("ULEO", "gray", *ours), *rows("clean", "gray", *clean)]
-    told = [row | {"untrained": 38.0 + row["seed"]} for row in told]
+    results = [*rows("ULEO", "gray", *ours), *rows("clean", "gray", *clean)]
+    results = [row | {"untrained": 38.0 + row["seed"]} for row in results]
     test = TEST | {"value": "learned", "times": 0.75, "at_least": 0.0}
-    (line,) = judged(told, claim(test)).to_dict("records")
+    (line,) = judged(results, claim(test)).to_dict("records")
     left = [value - 38 - seed for seed, value in enumerate(ours)]
     right = [0.75 * (value - 38 - seed) for seed, value in enumerate(clean)]
     expected = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
@@ -152,15 +152,15 @@ def test_what_was_learned_is_beyond_the_untrained_network(judged: Any) -> None:
 def test_a_share_of_nothing_is_not_judged(judged: Any) -> None:
     """Where nothing is learned, nothing can be taken away; an attack has no such value at all."""
     test = TEST | {"value": "learned", "times": 0.75, "at_least": 0.0}
-    told = [*rows("ULEO", "gray", 37.0), *rows("clean", "gray", 38.0)]
+    results = [*rows("ULEO", "gray", 37.0), *rows("clean", "gray", 38.0)]
     for untrained in (38.5, math.nan):
-        given = [row | {"untrained": untrained} for row in told]
+        given = [row | {"untrained": untrained} for row in results]
         assert judged(given, claim(test))["outcome"].tolist() == [claims.NOT_TESTED]
 
 
 def test_a_share_needs_something_to_be_one_of(judged: Any) -> None:
     test = {"left": TEST["right"], "at_most": 90, "times": 0.75}
-    with pytest.raises(ValueError, match="`times` is of the right side, and there is none"):
+    with pytest.raises(ValueError, match="`times` multiplies the right side, which is missing"):
         judged(CLEAN, claim(test))
 
 
@@ -222,19 +222,19 @@ def test_verdict_of_a_claim(
 
 def test_a_claim_that_cannot_be_tested_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "load", lambda: (claim(untested="needs faces"),))
-    told = verdicts(pd.DataFrame(columns=["id", "under", "outcome"])).to_dict("records")
-    assert [(one["verdict"], one["why"]) for one in told] == [("not tested", "needs faces")]
+    lines = verdicts(pd.DataFrame(columns=["id", "under", "outcome"])).to_dict("records")
+    assert [(one["verdict"], one["why"]) for one in lines] == [("not tested", "needs faces")]
 
 
 def test_the_profiles_own_network_goes_by_the_papers_name_where_it_is_one(
     judged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = {"left": {"defender": "ULEO", "source_model": "convnet"}, "at_least": 0}
-    told = rows("ULEO", "standard", 50.0, source=str(PROFILES["cpu"].loop.net))
-    assert judged(told, claim(test))["n"].tolist() == [1]
+    results = rows("ULEO", "standard", 50.0, source=str(PROFILES["cpu"].loop.net))
+    assert judged(results, claim(test))["n"].tolist() == [1]
     monkeypatch.setitem(PROFILES, "cpu", PROFILES["paper"])
-    told = rows("ULEO", "standard", 50.0, source="resnet18")
-    assert judged(told, claim(test))["n"].tolist() == [1]
+    results = rows("ULEO", "standard", 50.0, source="resnet18")
+    assert judged(results, claim(test))["n"].tolist() == [1]
 
 
 def test_a_part_of_a_page_judges_its_claims_where_the_whole_has_no_record(
@@ -248,7 +248,7 @@ def test_a_part_of_a_page_judges_its_claims_where_the_whole_has_no_record(
     assert judge("paper", frames)["difference"].tolist() == [-20.0]
 
 
-def test_predicates_are_told_in_words() -> None:
+def test_predicates_in_words() -> None:
     assert words(TEST) == "ULEO, as released, gray less clean, gray: at least -8 points"
     best = {"left": {"defender": "clean"}, "at_least": 5, "at_most": 7.5, "value": "best"}
     assert words(best) == "the best point of the curve of clean: at least 5 % and at most 7.5 %"

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ulelib.bilevel import SampleWise
 from ulelib.csd import TINY, csd, misplaced, misplaced_rows
 from ulelib.data import ImageSet
+from ulelib.deltas import SampleWise
 
 
 def by_the_book(delta: torch.Tensor, labels: torch.Tensor) -> float:

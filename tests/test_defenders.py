@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from helpers import random_images, seeded
 from ulelib.bilevel import Bilevel
+from ulelib.checkpoints import FileCheckpoint
 from ulelib.defenders import DEFENDERS, VICTIM_OFFSET, Poison, Random
-from ulelib.lab import Lab
+from ulelib.jobs.lab import Lab
 from ulelib.pgd import Pgd
 from ulelib.profiles import PAPER
 from ulelib.settings import described, op
-from ulelib.stages import Data
+from ulelib.specs import Data
 
 DATA = Data("shapes")
 CROPS = op("crop_flip", padding=4)
@@ -102,3 +107,30 @@ def _all(told: Any) -> list[Any]:
     """A description and everything inside of it."""
     inside = list(told.values()) if isinstance(told, dict) else told
     return [told, *(x for one in inside if isinstance(one, dict | list) for x in _all(one))]
+
+
+def test_an_attack_goes_on_with_batches_of_another_size(tmp_path: Path) -> None:
+    """As after it ran out of memory: the size is no part of the key."""
+    images = random_images(30, size=8)
+    model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
+    victim = Lab("smoke").noise("AdvPois").method.victim  # type: ignore[attr-defined]
+
+    def make(batch_size: int, **more: Any) -> Any:
+        attack = Poison(victim, Pgd(step=4 / 255, steps=3), batch_size=batch_size)
+        options: dict[str, Any] = {"network": lambda run: model, "report": lambda line: None}
+        return attack.make(images, 0, "float32", **options, **more)
+
+    class Stopped(Exception):
+        pass
+
+    class Once(FileCheckpoint):
+        def offer(self, state: Any) -> None:
+            super().offer(state)
+            raise Stopped
+
+    for first, second in ((10, 15), (15, 10)):
+        place = tmp_path / f"{first}"
+        with pytest.raises(Stopped):
+            make(first, checkpoint=Once(place, {}, every=0))
+        parted = make(second, checkpoint=FileCheckpoint(place, {}))
+        assert torch.equal(parted.delta, make(30).delta)

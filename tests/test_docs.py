@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from helpers import PROJECT, quick_profile
-from ulelib import claims, data
+from ulelib import data
+from ulelib.book import claims
 from ulelib.defenders import DEFENDERS
 from ulelib.exploiters import EXPLOITERS
 from ulelib.perturbation import Perturbation
@@ -64,7 +65,7 @@ def test_own_pictures_are_tried_as_how_to_says(
         pixels = torch.randint(0, 256, (40, 40, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     monkeypatch.setenv("ULELIB_DATA", str(tmp_path))
-    exec(example("book/how_to.md", "from ulelib.lab import Lab\nfrom ulelib.stages"), {})
+    exec(example("book/how_to.md", "from ulelib.jobs.inputs"), {})
     shown = capsys.readouterr().out
     assert "jpeg-50" in shown and "ULEO-GrayAugs" in shown
 
@@ -99,5 +100,5 @@ def test_the_claim_of_extending_is_one() -> None:
 
 
 def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(example("README.md", "from ulelib.lab"), {})
+    exec(example("README.md", "from ulelib.jobs.lab"), {})
     assert "ULEO-GrayAugs" in capsys.readouterr().out

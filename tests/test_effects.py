@@ -8,14 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ulelib.effects import (
-    answer,
-    interval,
-    machines,
-    of_exports,
-    of_precision,
-    of_variants,
-)
+from ulelib.book.effects import answer, interval, machines, of_exports, of_precision, of_variants
 
 # standard, gray of each export; a seed adds what it adds to all of them
 ACCURACIES = {
@@ -39,7 +32,7 @@ def frame(seeds: int = 3) -> pd.DataFrame:
 
 
 def test_the_share_of_the_sign_is_taken_seed_by_seed() -> None:
-    """Of 65 points that the filter recovers as released, the sign is worth 20."""
+    """Of 65 points that the filter recovers as released, the sign explains 20."""
     assert answer(frame(1)) == (
         "Of the 65.0 points that the gray filter recovers on images published as released, "
         "dropping negative noise is worth +20.0 (1 run): in per cent, seed by seed, +30.8 "
@@ -47,19 +40,19 @@ def test_the_share_of_the_sign_is_taken_seed_by_seed() -> None:
     )
     one = frame(3)
     released = (one["export"] == "as_released") & (one["exploiter"] == "gray") & (one["seed"] == 2)
-    one.loc[released, "accuracy"] += 10  # 75 points, and the sign is worth 25 of them
+    one.loc[released, "accuracy"] += 10  # 75 points; the sign explains 25 of them
     assert "+21.7" in answer(one) and "+31.6" in answer(one)
 
 
-def test_the_two_switches_of_an_export_are_told_apart() -> None:
-    told = of_exports(frame(1))
-    assert told["standard"].to_dict() == {
+def test_the_two_switches_of_an_export_have_their_own_effects() -> None:
+    table = of_exports(frame(1))
+    assert table["standard"].to_dict() == {
         "dropping negative noise": "+3.0 (1 run)",  # (12 - 10 + 15 - 11) / 2
         "truncating": "+2.0 (1 run)",
         "both, as released": "+5.0 (1 run)",
     }
-    assert told.loc["dropping negative noise", "gray"] == "+23.0 (1 run)"
-    assert told.loc["dropping negative noise", "gray less standard"] == "+20.0 (1 run)"
+    assert table.loc["dropping negative noise", "gray"] == "+23.0 (1 run)"
+    assert table.loc["dropping negative noise", "gray less standard"] == "+20.0 (1 run)"
     # Each seed adds the same to both sides, so it is no part of a difference.
     assert of_exports(frame())["standard"].iloc[0] == "+3.0 (+3.0 to +3.0)"
     with pytest.raises(ValueError, match="all four exports are needed"):
@@ -70,9 +63,9 @@ def test_variants_are_compared_with_their_own_defender() -> None:
     base = frame(2).query("export == 'as_released'")
     variant = base.assign(defender="ULEO (twice the step)", accuracy=base["accuracy"] - 4)
     other = base.assign(defender="ULEO-Augs (twice the step)")
-    told = of_variants(pd.concat([base, variant, other]), "ULEO")
-    assert told.index.tolist() == ["ULEO (twice the step)"]
-    assert told.loc["ULEO (twice the step)"].tolist() == ["-4.0 (2 runs)"] * 2
+    table = of_variants(pd.concat([base, variant, other]), "ULEO")
+    assert table.index.tolist() == ["ULEO (twice the step)"]
+    assert table.loc["ULEO (twice the step)"].tolist() == ["-4.0 (2 runs)"] * 2
 
 
 def test_the_interval_is_students() -> None:
@@ -84,7 +77,7 @@ def test_the_interval_is_students() -> None:
         interval([])
 
 
-def test_runs_of_two_kinds_of_processor_are_told() -> None:
+def test_a_caption_warns_of_two_kinds_of_processor() -> None:
     alone = pd.DataFrame({"device": ["A", "A"]})
     assert machines(alone) == ""
     both = pd.DataFrame({"device": ["B", "A", "B"], "defender": ["ULEO", "ULEO (x)", "clean"]})
@@ -105,14 +98,14 @@ def precisions(single: list[float], half: list[float]) -> pd.DataFrame:
 @pytest.mark.parametrize("single", [[61.0], [60.0, 63.5, 58.0]])
 def test_a_precision_is_compared_as_two_samples_of_one_variance(single: list[float]) -> None:
     half = [50.0, 52.0, 57.0, 49.5]
-    told = of_precision(precisions(single, half)).loc["ULEO", "gray"]
+    text = of_precision(precisions(single, half)).loc["ULEO", "gray"]
     mean = sum(single) / len(single) - sum(half) / len(half)
     if len(single) > 1:
         low, high = stats.ttest_ind(single, half).confidence_interval(0.95)
     else:  # the interval in which one more run of the others is expected
         spread = pd.Series(half).std() * math.sqrt(1 + 1 / len(half)) * stats.t.ppf(0.975, 3)
         low, high = mean - spread, mean + spread
-    assert told == f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    assert text == f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def test_a_precision_alone_is_compared_with_nothing() -> None:

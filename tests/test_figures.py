@@ -1,4 +1,4 @@
-"""Every figure draws, says what it shows, and stays small enough for a page."""
+"""Every chart draws, holds what it says, and stays small enough for a page."""
 
 import io
 
@@ -10,23 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from helpers import random_images
-from ulelib import figures, published
-from ulelib.perturbation import Perturbation
-
-EPSILON = 8 / 255
-
-
-def noise(channels):
-    generator = torch.Generator().manual_seed(0)
-    return (torch.rand(3, channels, 32, 32, generator=generator) * 2 - 1) * EPSILON
-
-
-def pictures():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8)
+from ulelib.book import figures
+from ulelib.book.printed import load
 
 
 def run(defender, exploiter="standard", accuracy=50.0, seed=0, export="exact", curve=None):
@@ -52,27 +38,14 @@ RESULTS = pd.DataFrame(
         run("another", "gray", 50.0),
     ]
 )
-SHOWN = random_images(9, size=32)
-SHARED = Perturbation(noise(3), "class_wise", EPSILON, "CSD", SHOWN.fingerprint)
 STANDARD = RESULTS.query("exploiter == 'standard'")
-TABLE_2 = published.load().query("table == '2' and defender == 'ULEO'")
+TABLE_2 = load().query("table == '2' and defender == 'ULEO'")
 
 DRAWN = {
     "sweep": lambda: figures.sweep(STANDARD.assign(share=[0, 0, 100, 100]), "share", xlabel="%"),
     "learning_curves": lambda: figures.learning_curves(STANDARD, title="standard"),
     "one_epoch": lambda: figures.learning_curves(pd.DataFrame([run("clean", curve=(30.0,))])),
     "panels": lambda: figures.learning_curves(RESULTS, "exploiter", title="Fig. 3"),
-    "grid": lambda: figures.perturbation_grid(
-        pictures(), noise(3), pictures(), EPSILON, ["cat", "dog", "ship"], "ULEO"
-    ),
-    "gray_grid": lambda: figures.perturbation_grid(
-        pictures(), noise(1).numpy(), pictures().numpy(), EPSILON, ["cat", "dog", "ship"]
-    ),
-    "strip": lambda: figures.noise_strip({"CSD": SHARED, "ULEO, class-wise": SHARED}, SHOWN),
-    "pipeline": lambda: figures.pipeline(pictures()[0], noise(3)[0], noise(1)[1], EPSILON),
-    "energy": lambda: figures.energy_bars(
-        {"ULEO": {"luminance": 0.1, "chroma": 0.9, "tiles": 0.8, "constant": 0.6}}, title="energy"
-    ),
     "bars": lambda: figures.accuracy_bars(RESULTS, title="Table 2"),
     "factors": lambda: figures.factor_dots(RESULTS, printed=TABLE_2, title="factors"),
     "convergence": lambda: figures.convergence(
@@ -81,19 +54,13 @@ DRAWN = {
 }
 
 
-def test_a_strip_shows_noise_class_by_class():
-    figure = figures.noise_strip({"CSD": SHARED}, SHOWN, each=2, classes=3)
-    heads = [axis.get_title() for axis in figure.axes]
-    assert heads == [name for name in SHOWN.classes for _ in range(2)]
-    pictures = [axis.images[0].get_array() for axis in figure.axes]
-    assert (pictures[0] == pictures[1]).all() and (pictures[0] != pictures[2]).any()
-
-
 @pytest.fixture(autouse=True)
-def style():
+def style(monkeypatch):
+    monkeypatch.setattr(figures, "STYLE", figures.Style())
     with matplotlib.rc_context():
         figures.use_style()
         yield
+    plt.close("all")  # a figure that was refused while it was drawn
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -127,7 +94,7 @@ def test_curves_show_every_run_their_mean_and_the_accuracy_of_the_tables():
     assert {"clean", "ULEO", "chance"} <= set(texts(figure))
 
 
-def test_clean_images_stand_in_every_panel_of_exports():
+def test_clean_images_are_in_every_panel_of_exports():
     figure = figures.learning_curves(RESULTS.query("exploiter == 'gray'"), "export")
     assert len(figure.axes) == 2
     for axis in figure.axes:
@@ -152,37 +119,24 @@ def test_labels_differ_by_more_than_colour():
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_caption_stands_below_every_figure(name, monkeypatch):
+def test_a_caption_is_below_every_figure(name):
     caption = "profile smoke, seed 3"
-    shown = [DRAWN[name]()]
-    monkeypatch.setattr(figures, "_caption", caption)
-    shown.append(DRAWN[name]())
-    for figure, there in zip(shown, (False, True), strict=True):
+    for expected in (False, True):
+        if expected:
+            figures.use_style(caption)
+        figure = DRAWN[name]()
         titles = [legend.get_title().get_text() for legend in figure.legends]
-        assert (caption in [*titles, figure.get_supxlabel()]) == there
-
-
-def test_noise_is_gray_where_nothing_changes():
-    shown = figures._noise_picture(torch.zeros(1, 4, 5), EPSILON)
-    assert shown.shape == (4, 5, 3)
-    assert np.all(shown == 0.5)
-    assert np.all(figures._noise_picture(torch.full((3, 2, 2), EPSILON), EPSILON) > 0.999)
+        assert (caption in [*titles, figure.get_supxlabel()]) == expected
 
 
 def test_bars_hold_only_what_was_measured():
-    shown = texts(figures.accuracy_bars(RESULTS))
-    assert {"standard", "gray", "clean", "ULEO", "another", "one run"} <= set(shown)
-    assert "measured, as released" in shown
-    assert "ULEO-Grays" not in shown
+    drawn = texts(figures.accuracy_bars(RESULTS))
+    assert {"standard", "gray", "clean", "ULEO", "another", "one run"} <= set(drawn)
+    assert "measured, as released" in drawn
+    assert "ULEO-Grays" not in drawn
     alone = texts(figures.accuracy_bars(RESULTS.iloc[[0, 2, 3]]))
     assert "measured, as released" not in alone
     assert "one run" not in alone
-
-
-def test_energy_has_the_reference_bar():
-    shares = {"luminance": 0.1, "chroma": 0.9, "tiles": 0.8, "constant": 0.6}
-    shown = texts(figures.energy_bars({"ULEO": shares}))
-    assert {"random noise", "0.80, 0.60", "0.06, 0.001"} <= set(shown)
 
 
 def test_what_cannot_be_drawn_is_refused():
@@ -194,7 +148,5 @@ def test_what_cannot_be_drawn_is_refused():
     for draw in (figures.learning_curves, figures.accuracy_bars, figures.factor_dots):
         with pytest.raises(ValueError, match="no runs"):
             draw(RESULTS[:0])
-    with pytest.raises(ValueError, match="entries"):
-        figures.perturbation_grid(pictures(), noise(3), pictures(), EPSILON, ["cat"])
     with pytest.raises(ValueError, match="no rounds"):
         figures.convergence({"ULEO": []}, 0.01)

@@ -15,16 +15,19 @@ import pytest
 import torch
 
 from helpers import PROJECT, QUICK_LAB, quick_profile, run_python
-from ulelib import lab as lab_module
-from ulelib import machine, results, stages
+from ulelib import machine
 from ulelib.data import DataUnavailable
+from ulelib.defenders import DEFENDERS
 from ulelib.exploiters import exploit
-from ulelib.lab import Lab, Mixture
+from ulelib.jobs import cells as cells_module
+from ulelib.jobs import inputs, records
+from ulelib.jobs.cells import Mixture
+from ulelib.jobs.lab import Lab
+from ulelib.jobs.store import Store
 from ulelib.pgd import ATTACKS, Pgd
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of, op
-from ulelib.stages import Part, Pretrained, Run
-from ulelib.store import Store
+from ulelib.specs import Part, Pretrained, Run
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +101,14 @@ def test_seeds_may_be_named_one_by_one() -> None:
 
 
 def test_auto_falls_back_to_smoke_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab_module, "is_available", lambda name: False)
+    monkeypatch.setattr(cells_module, "is_available", lambda name: False)
     lab = Lab("auto")
     assert lab.profile.name == "smoke" and lab.fell_back
     assert lab.train_set.name.startswith("shapes")
 
 
 def test_auto_takes_the_machines_profile_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab_module, "is_available", lambda name: True)
+    monkeypatch.setattr(cells_module, "is_available", lambda name: True)
     for kind, name in (("cuda", "paper"), ("cpu", "cpu")):
         monkeypatch.setattr(machine, "device", lambda kind=kind: torch.device(kind))
         lab = Lab("auto")
@@ -117,8 +120,8 @@ def test_a_named_profile_never_swaps_its_data(name: str, monkeypatch: pytest.Mon
     def none(*arguments: object, **options: object) -> None:
         raise DataUnavailable("no network and no data: set ULELIB_DATA")
 
-    monkeypatch.setattr(stages.data, "load", none)
-    stages._loaded.cache_clear()
+    monkeypatch.setattr(inputs.data, "load", none)
+    inputs._loaded.cache_clear()
     lab = Lab(name)
     assert lab.profile.name == name
     with pytest.raises(DataUnavailable, match=f"profile '{name}' needs cifar10: .*ULELIB_DATA"):
@@ -154,7 +157,7 @@ def test_networks_on_both_sides_and_data_of_its_own(lab: Lab) -> None:
         ("linear", "mlp (width 0.25)"),
         ("linear", "linear"),
     ]
-    other = stages.data_set("shapes", 50, seed=1)
+    other = inputs.data_set("shapes", 50, seed=1)
     (cell,) = lab.cells(["ULEO"], data=[other])
     assert cell.stage.train[0].noise is not None
     assert cell.stage.train[0].noise.data == other == cell.stage.train[0].data
@@ -167,7 +170,7 @@ def test_key_changes_with_every_choice(lab: Lab) -> None:
         lab.cell("clean", "gray"),
         lab.cell("clean", net=op("linear")),
         lab.cell("clean", recipe=dataclasses.replace(lab.profile.recipe, epochs=3)),
-        *(lab.cell(name) for name in lab_module.DEFENDERS),
+        *(lab.cell(name) for name in DEFENDERS),
         lab.cell("ULEO", seed=1),
         lab.cell("ULEO", "gray"),
         lab.cell("ULEO", export="as_released"),
@@ -203,7 +206,7 @@ def test_few_images_are_trained_on_for_longer(lab: Lab) -> None:
     """Half of the whole's steps at least, on a part as on a smaller data set."""
     epochs = lab.profile.recipe.epochs
     tenth = Mixture((0, 0.1), None)
-    half = stages.data_set("shapes", 50)
+    half = inputs.data_set("shapes", 50)
     told = {
         "whole": lab.cell("clean"),
         "half": lab.cell("clean", data=half),
@@ -213,7 +216,7 @@ def test_few_images_are_trained_on_for_longer(lab: Lab) -> None:
     }
     found = {name: cell.stage.recipe.epochs / epochs for name, cell in told.items()}  # type: ignore[union-attr]
     assert found == {"whole": 1, "half": 1, "a tenth": 5, "a tenth of half": 10, "as asked": 1}
-    victim = lab.noise("AdvPois", data=stages.data_set("shapes", 25)).method.victim  # type: ignore[attr-defined]
+    victim = lab.noise("AdvPois", data=inputs.data_set("shapes", 25)).method.victim  # type: ignore[attr-defined]
     assert victim.recipe.epochs == 2 * epochs
     assert PROFILES["paper"].recipe_for(0.01) == PROFILES["paper"].recipe  # as the papers do
 
@@ -337,7 +340,7 @@ def test_record_holds_every_stage_once_and_is_read_back(
     cells = lab.cells(["clean", "ULEO"], ["standard", "gray"])
     frame = lab.table(cells)
     assert lab.save("both") == tmp_path / "smoke" / "both.json"
-    read, record = results.read("both", "smoke")
+    read, record = records.read("both", "smoke")
     assert read.equals(frame[read.columns])
     assert record["seeds"] == [0, 1] and record["precision"] == "float32"
     assert record["train"] == [lab.train_set.name, 100]
@@ -345,9 +348,9 @@ def test_record_holds_every_stage_once_and_is_read_back(
     assert (kinds.count("Noise"), kinds.count("Run")) == (2, 8)
     for key, stage in record["stages"].items():
         assert set(stage) == {"spec", "result", "made"} and key
-    assert results.pages("smoke") == ["both"]
+    assert records.pages("smoke") == ["both"]
     with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=smoke"):
-        results.read("nothing", "smoke")
+        records.read("nothing", "smoke")
 
 
 def test_two_pages_share_their_stages_and_let_go_of_old_ones(
@@ -370,7 +373,7 @@ def test_two_pages_share_their_stages_and_let_go_of_old_ones(
     assert kept() == 3
     page("one", ["clean"])
     assert kept() == 1
-    assert len(results.read("two", "smoke")[0]) == 1
+    assert len(records.read("two", "smoke")[0]) == 1
 
 
 def test_recorded_numbers_can_be_kept_and_seeds_added(
@@ -390,7 +393,7 @@ def test_recorded_numbers_can_be_kept_and_seeds_added(
     for kind, made in {"run": 2, "noise": 1}.items():  # of seed 1
         assert len(list((tmp_path / "empty" / kind).glob("*/artifact.json"))) == made
     more.save("page")
-    read, record = results.read("page", "smoke")
+    read, record = records.read("page", "smoke")
     assert read.equals(after[read.columns])
     kinds = [one["spec"]["type"] for one in record["stages"].values()]
     assert (kinds.count("Noise"), kinds.count("Run")) == (2, 4)
@@ -422,8 +425,8 @@ def recorded_otherwise(
 
 def test_what_the_store_holds_goes_before_what_was_recorded(recorded_otherwise: Any) -> None:
     """Noise is always made; a page must not say of it what was recorded of another making."""
-    results = recorded_otherwise('"seconds":', '"seconds":1e6,"once":')
-    assert all("once" not in result for result in results)
+    results = recorded_otherwise(r'"(rounds|curve)":\[[^]]*', r'"\1":[0.5')
+    assert all([0.5] not in (result.get("rounds"), result.get("curve")) for result in results)
 
 
 def test_what_is_made_again_and_comes_out_the_same_keeps_its_record(
@@ -445,33 +448,75 @@ def recorded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
     return [cell.stage for cell in cells]
 
 
-def test_a_record_is_not_kept_beside_noise_that_another_processor_made(
+def edited(results: Path, pattern: str, other: str) -> None:
+    for path in (results / "smoke" / "stages").glob("*.json"):
+        path.write_text(re.sub(pattern, other, path.read_text()))
+
+
+def test_a_record_is_reused_where_the_digests_of_its_noise_agree(
     recorded: list[Any], folder: Path, tmp_path: Path
 ) -> None:
-    wanted, noise = recorded, Lab("smoke").noise("ULEO")
-    whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
-    assert whole.unknown(wanted) == empty.unknown(wanted, [noise]) == []
-    here = json.dumps(machine.describe()["device"])
-    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
-        path.write_text(path.read_text().replace(here, '"another processor"'))
-    whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
-    assert whole.unknown(wanted) == [wanted[1]]  # clean images have no noise
-    assert empty.unknown(wanted) == []  # no noise is there, nor made
-    assert empty.unknown(wanted, [noise]) == [wanted[1]]
-    # What is new makes the noise here, and then the other one is not kept beside it.
+    wanted, results = recorded, tmp_path / "results"
+    noise = Lab("smoke").noise("ULEO")
+
+    def unknown(store: Path) -> list[Any]:
+        return Lab("smoke", store=store, keep=True).unknown(wanted)
+
+    with_noise, without = folder, tmp_path / "empty"
+    assert unknown(with_noise) == unknown(without) == []
+    # Measured with other noise than the store holds, and than is recorded: another processor's.
+    edited(results, rf'("noise":{{"{key_of(noise)}":)"[0-9a-f]+"', rf'\1"{"0" * 64}"')
+    assert unknown(with_noise) == unknown(without) == [wanted[1]]  # clean images have no noise
+    # The noise's own record agrees: so it is reused, until this machine makes the noise.
+    edited(results, r'"sha256":"[0-9a-f]+"', f'"sha256":"{"0" * 64}"')
+    assert unknown(without) == []
+    assert unknown(with_noise) == [wanted[1]]
+
+
+def test_a_record_without_digests_is_reused_until_its_noise_is_made_again(
+    recorded: list[Any], folder: Path, tmp_path: Path
+) -> None:
+    """As version 0.4 wrote it."""
+    edited(tmp_path / "results", r',"noise":{("\w{16}":"\w{64}",?)*}|,"sha256":"\w+"', "")
+    empty = Lab("smoke", store=tmp_path / "empty", keep=True)
+    assert empty.unknown(recorded) == empty.missing(recorded) == []
+    assert Lab("smoke", store=folder, keep=True).unknown(recorded) == [recorded[1]]
     new = empty.cell("ULEO", "gray").stage
-    assert empty.unknown([*wanted, new]) == [wanted[1], new]
+    assert empty.missing([*recorded, new]) == [new]
+    empty.table([empty.cell("ULEO", "gray")])  # makes the noise
+    assert empty.missing([*recorded, new]) == [recorded[1]]
 
 
-def test_a_record_is_not_kept_beside_noise_that_came_out_otherwise(
-    recorded: list[Any], folder: Path, tmp_path: Path
+def test_a_page_that_took_an_old_record_and_then_made_its_noise_is_not_saved(
+    recorded: list[Any], tmp_path: Path
 ) -> None:
-    """As with another number of threads."""
-    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
-        path.write_text(re.sub(r'"rounds":\[[^]]*', '"rounds":[0.75', path.read_text()))
-    whole, empty = Lab("smoke", store=folder, keep=True), Lab("smoke", store=tmp_path, keep=True)
-    assert whole.unknown(recorded) == [recorded[1]]
-    assert empty.unknown(recorded) == []
+    edited(tmp_path / "results", r',"noise":{("\w{16}":"\w{64}",?)*}|,"sha256":"\w+"', "")
+    lab = Lab("smoke", store=tmp_path / "empty", keep=True)
+    lab.table([lab.cell("ULEO")])  # of the record, which does not say of what noise it is
+    lab.table([lab.cell("ULEO", "gray")])  # makes the noise
+    with pytest.raises(ValueError, match="run the page again"):
+        lab.save("page")
+    again = Lab("smoke", store=tmp_path / "empty", keep=True)
+    again.table([again.cell("ULEO"), again.cell("ULEO", "gray")])
+    again.save("page")
+
+
+def test_numbers_of_other_noise_than_a_page_shows_are_not_saved(
+    recorded: list[Any], tmp_path: Path
+) -> None:
+    """A page that took a record, and then made the noise to show it."""
+    edited(tmp_path / "results", r'"(sha256|\w{16})":"\w{64}"', rf'"\1":"{"1" * 64}"')
+    lab = Lab("smoke", store=tmp_path / "empty", keep=True)
+    cell = lab.cell("ULEO")
+    lab.table([cell])
+    lab.save("page")  # all of it is the records'
+    lab.perturbation("ULEO")
+    with pytest.raises(ValueError, match="other noise than the page has"):
+        lab.save("page")
+    lab.table([cell])  # the noise is in the store now
+    lab.save("page")
+    read, _ = records.read("page", "smoke")
+    assert read.key.tolist() == [key_of(cell.stage)]
 
 
 @pytest.mark.parametrize("text", ["", "[1", "<<<<<<< ours"])
@@ -484,12 +529,12 @@ def test_a_damaged_record_is_named(
     lab.save("page")
     (path,) = (tmp_path / "smoke" / "stages").glob("*.json")
     path.write_text(text)
-    for read in (lambda: lab.save("page"), lambda: results.known("smoke")):
+    for read in (lambda: lab.save("page"), lambda: records.known("smoke")):
         with pytest.raises(ValueError, match=rf"record .*{path.name} is damaged.*make reproduce"):
             read()
     path.unlink()
     with pytest.raises(ValueError, match=r"page\.json refers to 1 stages that .*make reproduce"):
-        results.read("page", "smoke")
+        records.read("page", "smoke")
 
 
 def test_a_page_whose_writing_is_cut_off_refers_to_no_stage_that_is_lost(
@@ -498,22 +543,22 @@ def test_a_page_whose_writing_is_cut_off_refers_to_no_stage_that_is_lost(
     """At whatever file: what stands there is the page of before, or the new one, and its stages."""
     monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
     old, new = [lab.cell("clean")], [lab.cell("ULEO")]
-    write = results.write_text
+    write = records.write_text
     files: list[int] = []  # that may still be written
 
     def some(path: Path, text: str) -> None:
         files.pop()
         write(path, text)
 
-    monkeypatch.setattr(results, "write_text", some)
+    monkeypatch.setattr(records, "write_text", some)
     for number in range(8):
         for cells, allowed in ((old, 100), (new, number)):
             files[:] = range(allowed)
-            lab.shown, lab.made = {}, {}
+            lab.cells_shown, lab.stages_used = {}, {}
             lab.table(cells)
             with contextlib.suppress(IndexError):
                 lab.save("page")
-        frame, _ = results.read("page", "smoke")
+        frame, _ = records.read("page", "smoke")
         assert list(frame.defender) in (["clean"], ["ULEO"])
     assert list(frame.defender) == ["ULEO"]
 
@@ -526,7 +571,7 @@ def test_what_an_earlier_version_left_beside_the_pages_is_no_page(
     (tmp_path / "smoke").mkdir()
     (tmp_path / "smoke" / "stages.json").write_text('{"0123456789abcdef": {"spec": {}}}')
     lab.save("page")
-    assert results.pages("smoke") == ["page"]
+    assert records.pages("smoke") == ["page"]
 
 
 def test_records_that_cannot_be_kept_say_what_to_set(
@@ -555,9 +600,9 @@ def test_a_page_that_is_tried_out_leaves_the_books_records_alone(
 ) -> None:
     monkeypatch.delenv("ULELIB_RESULTS", raising=False)
     written: list[Path] = []
-    monkeypatch.setattr(results, "write_text", lambda path, text: written.append(path))
-    monkeypatch.setattr(results, "_pages", lambda folder: {})
-    monkeypatch.setattr(results, "_write_stages", lambda folder, stages: None)
+    monkeypatch.setattr(records, "write_text", lambda path, text: written.append(path))
+    monkeypatch.setattr(records, "_pages", lambda folder: {})
+    monkeypatch.setattr(records, "_write_stages", lambda folder, stages: None)
     lab.save("page")
     assert written[0].parts[-4:] == ("_build", "results", "smoke", "page.json")
 

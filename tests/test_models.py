@@ -12,7 +12,7 @@ from torchvision.models import densenet, resnet, vgg
 from helpers import seeded
 from ulelib import models
 from ulelib.bilevel import Bilevel
-from ulelib.models import check_net
+from ulelib.models import build_model, check_net, fused
 from ulelib.settings import Op, op
 
 
@@ -254,3 +254,25 @@ def test_the_released_mlp_ends_in_a_sigmoid() -> None:
     assert torch.equal(released(images), plain(images).sigmoid())
     with pytest.raises(ValueError, match="sigmoid is 1"):
         check_net(op("mlp", sigmoid=1))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        op("resnet18", width=0.125, blocks=1),
+        op("vgg11", width=0.125),
+        op("densenet121", width=0.25, blocks=(1, 1, 1, 1)),
+        op("convnet", widths=(4, 6, 8)),
+        op("mlp"),
+    ],
+    ids=str,
+)
+def test_a_network_with_folded_norms_answers_alike(net: Op) -> None:
+    torch.manual_seed(0)
+    model, images = build_model(net, 10), torch.rand(8, 3, 32, 32)
+    model.train()(images)  # so that the norms' statistics are no defaults
+    folded = fused(model)
+    with torch.no_grad():
+        assert torch.allclose(folded(images), model.eval()(images), atol=1e-4)
+    norms = [sum(isinstance(one, nn.BatchNorm2d) for one in m.modules()) for m in (model, folded)]
+    assert norms[1] < norms[0] or norms == [0, 0]

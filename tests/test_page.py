@@ -1,4 +1,4 @@
-"""Parameters that papermill was given must be ones that the notebook has."""
+"""What pages have in common: parameters that the notebook knows, claims, small tables, links."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import random_images
-from ulelib.lab import Lab
-from ulelib.page import check_parameters, download, judged, separations, summary
+from helpers import random_images, run_python
+from ulelib.book.page import check_parameters, download, judged, separations, summary
+from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
 
 PARAMETERS = """
@@ -73,14 +73,14 @@ def test_claims_are_judged_by_a_part_of_their_page_and_what_it_leaves_open_is_co
         {"defender": defender, "export": export, "exploiter": "gray", "accuracy": value} | names
         for defender, export, value in cells
     ]
-    told = judged(Lab("smoke", store=tmp_path), "05d_full_size", pd.DataFrame(rows), "on paper")
-    html = told.to_html()
+    lab = Lab("smoke", store=tmp_path)
+    html = judged(lab, "05d_full_size", pd.DataFrame(rows), "on paper").to_html()
     assert "Turning the images gray defeats ULEO" in html and "-2.0" in html
     assert "not tested" not in html
     assert re.search(r"on paper; \d\d predicates ask for other cells", html)
 
 
-def test_a_table_can_be_taken_along() -> None:
+def test_a_table_can_be_downloaded() -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": ["x, y", "é"]})
     link = download(frame, "table.csv")
     assert link.startswith('<a download="table.csv"')
@@ -96,13 +96,13 @@ def test_a_summary_has_mean_spread_and_number_of_runs() -> None:
             "accuracy": [40.0, 42.0, 80.0, 7.0],
         }
     )
-    shown = summary(frame, ["defender"], ["exploiter"]).data
-    assert list(shown.index) == ["ULEO", "clean"]
-    assert shown.loc["ULEO"].to_dict() == {"gray": "41.0 ± 1.4 (2)", "blur": "7.0 (1)"}
-    assert shown.loc["clean"].to_dict() == {"gray": "80.0 (1)", "blur": "—"}
+    table = summary(frame, ["defender"], ["exploiter"]).data
+    assert list(table.index) == ["ULEO", "clean"]
+    assert table.loc["ULEO"].to_dict() == {"gray": "41.0 ± 1.4 (2)", "blur": "7.0 (1)"}
+    assert table.loc["clean"].to_dict() == {"gray": "80.0 (1)", "blur": "—"}
 
 
-def test_separations_tell_noise_that_knows_the_class_from_noise_that_does_not() -> None:
+def test_separations_distinguish_noise_of_a_class_from_noise_of_an_image() -> None:
     images = random_images(120, size=4)
     generator = torch.Generator().manual_seed(0)
     blind = 0.01 * torch.randn(120, 3, 4, 4, generator=generator)
@@ -112,9 +112,15 @@ def test_separations_tell_noise_that_knows_the_class_from_noise_that_does_not() 
         for name, delta in (("blind", blind), ("apart", 0.1 * blind + means[images.labels]))
     }
     made["class-wise"] = Perturbation(means, "class_wise", 0.1, "class-wise", images.fingerprint)
-    shown = separations(made, images).data
+    table = separations(made, images).data
     assert (
-        shown.loc["apart", "linear model, %"] == shown.loc["class-wise", "linear model, %"] == 100
+        table.loc["apart", "linear model, %"] == table.loc["class-wise", "linear model, %"] == 100
     )
-    assert shown.loc["blind", "linear model, %"] < 65
-    assert shown.loc["class-wise", "CSD"] < shown.loc["apart", "CSD"] < shown.loc["blind", "CSD"]
+    assert table.loc["blind", "linear model, %"] < 65
+    assert table.loc["class-wise", "CSD"] < table.loc["apart", "CSD"] < table.loc["blind", "CSD"]
+
+
+def test_the_lab_needs_none_of_the_books_libraries() -> None:
+    books = {"IPython", "jinja2", "matplotlib", "scipy", "seaborn"}
+    code = f"import sys, ulelib.jobs.lab; print(sorted({books} & set(sys.modules)))"
+    assert run_python(code).split() == ["[]"]

@@ -338,11 +338,11 @@ GOOD = {
     "defender": "any",
     "fingerprint": "0123456789abcdef",
     "rounds": [0.5],
+    "made_of": [{"luminance": 1.0, "chroma": 0.0, "tiles": 1.0, "constant": 1.0}],
     "seconds": 0,
 }
-
-
-GOOD["digest"] = Perturbation(torch.ones(2, 3, 4, 4), **GOOD | {"rounds": (0.5,)})._digest()
+LISTS = {name: tuple(GOOD[name]) for name in ("rounds", "made_of")}  # type: ignore[arg-type]
+GOOD["seal"] = Perturbation(torch.ones(2, 3, 4, 4), **GOOD | LISTS)._seal()
 
 
 def with_meta(path: Path, meta: dict[str, str] | None) -> Path:
@@ -350,12 +350,12 @@ def with_meta(path: Path, meta: dict[str, str] | None) -> Path:
     return path
 
 
-def test_metadata_are_read_with_their_digest_and_not_without(tmp_path: Path) -> None:
+def test_metadata_are_read_with_their_seal_and_not_without(tmp_path: Path) -> None:
     """Without one, an edit would not be noticed."""
     found = Perturbation.load(with_meta(tmp_path / "x", {"ulelib": json.dumps(GOOD)}))
     assert found.rounds == (0.5,) and found.epsilon == 1
-    bare = {name: value for name, value in GOOD.items() if name != "digest"}
-    with pytest.raises(ValueError, match="and a digest"):
+    bare = {name: value for name, value in GOOD.items() if name != "seal"}
+    with pytest.raises(ValueError, match="and a seal"):
         Perturbation.load(with_meta(tmp_path / "y", {"ulelib": json.dumps(bare)}))
 
 
@@ -407,8 +407,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
                 {"seconds": float("inf")},
                 {"seconds": None},
                 {"more": 1},
+                {"made_of": {"tiles": 1}},
+                {"made_of": [1]},
+                {"made_of": [{"tiles": 1.0}]},
+                {"made_of": [GOOD["made_of"][0] | {"tiles": 2}]},  # type: ignore[index]
+                {"made_of": [GOOD["made_of"][0] | {"tiles": None}]},  # type: ignore[index]
                 {"digest": "0" * 64},
-                {"digest": 5},
+                {"seal": "0" * 64},
+                {"seal": 5},
             )
         ),
         json.dumps(GOOD).replace('"seconds": 0', '"seconds": ' + "9" * 5000),
@@ -420,8 +426,25 @@ def test_other_metadata_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"other\.safetensors is not a perturbation") as caught:
         Perturbation.load(path)
     assert ("not what was written" in str(caught.value)) == (
-        '"digest": ' in text[-80:] and str(GOOD["digest"]) not in text
+        '"seal": ' in text[-80:] and str(GOOD["seal"]) not in text
     )
+
+
+def test_an_edited_shape_is_noticed(tmp_path: Path) -> None:
+    """The header says how the numbers lie: other channels of the same bytes are other noise."""
+    path = with_meta(tmp_path / "x", {"ulelib": json.dumps(GOOD)})
+    content = path.read_bytes()
+    assert b'"shape":[2,3,4,4]' in content
+    path.write_bytes(content.replace(b"[2,3,4,4]", b"[6,1,4,4]"))
+    with pytest.raises(ValueError, match="not what was written"):
+        Perturbation.load(path)
+
+
+def test_noise_of_another_version_says_so(tmp_path: Path) -> None:
+    old = {name: value for name, value in GOOD.items() if name not in ("seal", "made_of")}
+    path = with_meta(tmp_path / "x", {"ulelib": json.dumps(old | {"digest": "0" * 64})})
+    with pytest.raises(ValueError, match=r"version 0\.4"):
+        Perturbation.load(path)
 
 
 def test_a_file_without_metadata_or_delta_is_refused(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def steps_of(
     """Steps within the pixel range, of the cross-entropy."""
     clamp = PixelRange(images, epsilon)
     return signed_gradient_steps(
-        lambda delta: F.cross_entropy(model(clamp.shown(delta)), labels, reduction="sum"),
+        lambda delta: F.cross_entropy(model(clamp.image(delta)), labels, reduction="sum"),
         start,
         step=step,
         steps=steps,
@@ -155,7 +155,7 @@ def test_the_released_gray_steps_equal_their_plain_loop(model: nn.Module, steps:
     start = (torch.rand(12, 1, 16, 16) * 2 - 1) * EPSILON
     clamp = ReleasedGray(x, EPSILON)
     moved = signed_gradient_steps(
-        lambda d: F.cross_entropy(model(clamp.shown(d)), images.labels, reduction="sum"),
+        lambda d: F.cross_entropy(model(clamp.image(d)), images.labels, reduction="sum"),
         start,
         step=3 * STEP,
         steps=steps,

@@ -1,4 +1,4 @@
-"""Pictures of strangers: read as a person sees them, or refused by name, all at once."""
+"""Pictures from anywhere: read as a person sees them, or all refused by name in one error."""
 
 from __future__ import annotations
 
@@ -215,9 +215,9 @@ def test_pictures_that_would_be_left_out_are_an_error(tmp_path: Path) -> None:
     picture(tmp_path / "ant" / "more" / "e.png", (40, 40))
     with pytest.raises(ValueError, match="cannot be read") as caught:
         data.image_folder(tmp_path)
-    told = str(caught.value)
+    message = str(caught.value)
     for name in ("ant/b.gif", "ant/c.HEIC", "beside.jpg", "ant/d.tiff", "ant/more"):
-        assert name in told
+        assert name in message
 
 
 def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "ant" / "pipe.png")  # to open it is to wait without end
     (tmp_path / "ant" / "link.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(
-        ValueError, match=r"ant/link\.png: it is no file.*ant/pipe\.png: it is no file"
+        ValueError, match=r"ant/link\.png: it is not a file.*ant/pipe\.png: it is not a file"
     ):
         data.image_folder(tmp_path)
 
@@ -318,11 +318,11 @@ def test_only_four_decoders_are_tried() -> None:
 def test_what_may_be_a_picture_is_not_passed_over(tmp_path: Path, name: str) -> None:
     picture(tmp_path / "ant" / "a.png", (40, 40))
     (tmp_path / "ant" / name).write_bytes(b"?")
-    with pytest.raises(ValueError, match=f"ant/{name}: it has no format that is read"):
+    with pytest.raises(ValueError, match=f"ant/{name}: its format is not supported"):
         data.image_folder(tmp_path)
 
 
-def test_names_that_could_not_be_written_back_are_told_before_anything_is_computed(
+def test_names_that_some_systems_do_not_allow_are_refused_before_anything_is_computed(
     tmp_path: Path,
 ) -> None:
     for name in ("ant/12:30.png", "what?/b.png"):

@@ -20,13 +20,16 @@ import pytest
 import torch
 
 from helpers import PROJECT, QUICK_LAB, quick_profile, start_python
-from ulelib import plan, stages
 from ulelib.exploiters import EXPLOITERS
-from ulelib.lab import Lab
+from ulelib.jobs import cluster as cluster_module
+from ulelib.jobs import execute, plan
+from ulelib.jobs.cluster import DaskExecutor, _compute_shared, dask_executor
+from ulelib.jobs.executors import InProcess, Processes, pool
+from ulelib.jobs.lab import Lab
+from ulelib.jobs.store import Store
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of, op
-from ulelib.stages import Noise, Run, Stage
-from ulelib.store import Store
+from ulelib.specs import Noise, Run, Stage, needs
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +49,9 @@ def numbers(store: Store) -> list[Any]:
     told: list[Any] = []
     for stage in plan.stages_of(wanted()):
         if isinstance(stage, Noise):
-            told.append(stages.load(stage, store).delta)
+            told.append(execute.load(stage, store).delta)
         else:
-            result = stages.record(stage, store)["result"]
+            result = execute.record(stage, store)["result"]
             told.append({name: v for name, v in result.items() if name != "seconds"})
     return told
 
@@ -73,7 +76,7 @@ def test_every_stage_stands_once_and_behind_what_it_needs() -> None:
     found = plan.stages_of([*wanted(), *wanted()])
     assert [type(stage) for stage in found] == [Run, Noise, Run, Run]
     for place, stage in enumerate(found):
-        assert all(needed in found[:place] for needed in stages.needs(stage))
+        assert all(needed in found[:place] for needed in needs(stage))
 
 
 def test_titles_say_what_is_computed() -> None:
@@ -89,16 +92,19 @@ def test_titles_say_what_is_computed() -> None:
 
 def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    made = [plan.pool(), plan.pool(2), plan.pool(3, 5)]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    made.append(plan.pool())
-    assert [(one._max_workers, one._threads) for one in made] == [(8, 1), (2, 4), (3, 5), (3, 2)]
+    made = [pool(), pool(2), pool(3, 5)]
+    for gpus in (1, 2):  # each has a group of workers
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        made.append(pool())
+    assert [(one._max_workers, one._threads) for one in made] == [
+        *((8, 1), (2, 4), (3, 5)),
+        *((3, 2), (6, 1)),
+    ]
     for one in made:
         one.shutdown()
 
 
-class Deadly(plan.Processes):
+class Deadly(Processes):
     """A pool whose process dies with the first perturbation that it is given, `deaths` times."""
 
     def __init__(self, deaths: int) -> None:
@@ -140,10 +146,11 @@ def test_a_stage_that_kills_its_worker_again_and_again_is_given_up(tmp_path: Pat
 
 ENDLESS = """
 from pathlib import Path
-from ulelib import plan
-from ulelib.lab import Lab
+from ulelib.jobs import plan
+from ulelib.jobs.executors import pool
+from ulelib.jobs.lab import Lab
 lab = Lab("smoke", store=Path(os.environ["WORK"]))
-with plan.pool(1, 1) as executor:
+with pool(1, 1) as executor:
     plan.run([lab.noise("ULEO", stop_error=1e-9, max_rounds=1_000_000)], lab.store, executor)
 """
 
@@ -229,11 +236,11 @@ def test_two_processes_on_one_store_share_the_work(in_process: Store, tmp_path: 
 
 def test_what_cannot_be_sent_costs_its_own_stage(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    executor = plan.DaskExecutor(plan.InProcess(), store, "", shared=False, workers=lambda: 1)
+    executor = DaskExecutor(InProcess(), store, "", False, workers=lambda: 1, died=())
     (cell,) = Lab("smoke", store=tmp_path).cells(["ULEO"])
-    (noise,) = stages.needs(cell.stage)
+    (noise,) = needs(cell.stage)
     assert store.find(noise) is None
-    future = executor.submit(plan._compute_here, cell.stage, str(tmp_path))
+    future = executor.submit(plan.compute_here, cell.stage, str(tmp_path))
     assert isinstance(future.exception(), KeyError)
 
 
@@ -287,8 +294,8 @@ def test_a_dask_cluster_gives_the_same_bits(
 ) -> None:
     store = Store(tmp_path)
     if not shared:  # as on machines that have no disk in common
-        monkeypatch.setattr(plan, "_reaches", nowhere)
-    with plan.dask_executor(cluster.address, store) as executor:
+        monkeypatch.setattr(cluster_module, "_reaches", nowhere)
+    with dask_executor(cluster.address, store) as executor:
         given = handed_out(executor)
         plan.run(wanted(), store, executor)
     assert sorted(given) == sorted(map(key_of, plan.stages_of(wanted())))  # each stage once
@@ -314,7 +321,7 @@ def test_a_killed_dask_worker_costs_its_stage(
     store = Store(tmp_path)
     victim = cluster.running[-1]
     threading.Thread(target=kill_at_work, args=(victim, tmp_path), daemon=True).start()
-    with plan.dask_executor(cluster.address, store) as executor:
+    with dask_executor(cluster.address, store) as executor:
         given = handed_out(executor)
         plan.run(wanted(), store, executor)
     assert len(set(given)) == 4 and len(given) <= 5  # at most the killed stage again
@@ -331,10 +338,10 @@ def test_a_scheduler_that_is_not_there_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(plan, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster_module, "PATIENCE", 0.5)
     with (
         pytest.raises(OSError, match="no Dask scheduler answers at tcp://127.0.0.1:9"),
-        plan.dask_executor("tcp://127.0.0.1:9", Store(tmp_path)),
+        dask_executor("tcp://127.0.0.1:9", Store(tmp_path)),
     ):
         pass
 
@@ -348,9 +355,9 @@ def test_specs_are_picklable_and_keep_their_keys() -> None:
 @pytest.mark.parametrize("number", [0, -1])
 def test_no_workers_compute_nothing(number: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workers is"):
-        plan.pool(number)
+        pool(number)
     with pytest.raises(ValueError, match="threads is"):
-        plan.pool(1, number)
+        pool(1, number)
     with pytest.raises(ValueError, match="at_once is"):
         plan.run(wanted(), Store(tmp_path), at_once=number)
 
@@ -358,18 +365,18 @@ def test_no_workers_compute_nothing(number: int, tmp_path: Path) -> None:
 def test_a_worker_that_joins_late_and_does_not_reach_the_store_says_so(tmp_path: Path) -> None:
     """It would compute into a folder of its own, and the plan would wait for ever."""
     with pytest.raises(OSError, match="does not reach the store"):
-        plan._compute_shared(wanted()[0], str(tmp_path), "no-such-token")
+        _compute_shared(wanted()[0], str(tmp_path), "no-such-token")
 
 
 def test_workers_that_come_later_are_given_work(tmp_path: Path) -> None:
     work: Any = SimpleNamespace(_max_workers=1)
-    asked, fixed = (plan._Plan({}, Store(tmp_path), work, at_once) for at_once in (None, 2))
+    asked, fixed = (plan._Plan([], Store(tmp_path), work, at_once, None) for at_once in (None, 2))
     assert (asked._width(), fixed._width()) == (1, 2)
     work._max_workers = 16
     assert (asked._width(), fixed._width()) == (16, 2)
 
 
-class Stranger(plan.InProcess):
+class Stranger(InProcess):
     """A worker of another version, whose artifacts are not those that were asked for."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:

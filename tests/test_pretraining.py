@@ -72,7 +72,8 @@ class TestPretrain:
         built = LEARNS.build(NET, images, pretraining.SEED_OFFSET).backbone
         before = {name: value.clone() for name, value in built.state_dict().items()}
         augment = view(LEARNS.augment)
-        normed = pretraining._normed(built, images, augment, 16, pretraining.SEED_OFFSET, "float32")
+        seed = pretraining.SEED_OFFSET
+        normed = pretraining.normed(built, images, augment, 16, seed, "float32")
         assert all(torch.equal(before[name], value) for name, value in built.state_dict().items())
         for name, value in normed.state_dict().items():
             assert torch.equal(before[name], value) != ("running" in name or "tracked" in name)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import inspect
-import json
 import re
 import shutil
 import subprocess
@@ -25,12 +23,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from helpers import run_python, tool
-from ulelib import bilevel, csd, exploiters, pgd, results, stages
-from ulelib.page import spent_on
+from helpers import tool
+from ulelib import bilevel, pgd
+from ulelib.book.compare import comparison_table
+from ulelib.book.page import spent_on
+from ulelib.jobs import records
 from ulelib.profiles import PROFILES
-from ulelib.published import comparison_table
-from ulelib.settings import LATER, described
+from ulelib.settings import described, key_of
+from ulelib.specs import Noise, needs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,7 +39,9 @@ PAGES = sorted(
     for path in (ROOT / "book").rglob("*.ipynb")
     if "_build" not in path.relative_to(ROOT).parts
 )
-RECORDS = sorted((ROOT / "results").glob("*/*.json"))
+RECORDS = sorted(
+    path for path in (ROOT / "results").glob("*/*.json") if path.stem != records.WANTED
+)
 REQUIRED = [
     "README.md",
     "LICENSE",
@@ -194,29 +196,7 @@ def shown_html(page: Path) -> str:
 def recorded(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ULELIB_RESULTS", str(ROOT / "results"))
-        return results.read(path.stem, path.parent.name)
-
-
-def without_younger_defaults(told: Any) -> Any:
-    """A recorded spec as older code would have written it: the key is the same (see `LATER`)."""
-    if isinstance(told, list):
-        return [without_younger_defaults(one) for one in told]
-    if not isinstance(told, dict):
-        return told
-    kinds = [
-        getattr(module, told.get("type", ""), None) for module in (bilevel, csd, exploiters, stages)
-    ]
-    known = {
-        one.name: described(one.default)
-        for kind in filter(dataclasses.is_dataclass, kinds)
-        for one in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if one.metadata == LATER
-    }
-    return {
-        name: without_younger_defaults(value)
-        for name, value in told.items()
-        if name not in known or value != known[name]
-    }
+        return records.read(path.stem, path.parent.name)
 
 
 ROWS = ("defender", "export")
@@ -276,41 +256,25 @@ class TestRecord:
                     f"the profile has changed since: make reproduce PROFILE={profile.name}"
                 )
 
+    def test_every_stage_is_under_the_key_of_its_spec(self, path: Path) -> None:
+        _, record = recorded(path)
+        for key, stage in record["stages"].items():
+            assert key_of(records.spec_of(stage)) == key
+
     def test_holds_the_noise_behind_every_training(self, path: Path) -> None:
+        """Made on the same kind of processor: another one makes other noise of the same seed. Where
+        digests are noted, they are those of the noise that is recorded."""
         _, record = recorded(path)
-        kinds = [stage["spec"]["type"] for stage in record["stages"].values()]
-        assert kinds.count("Noise") >= 1
-        trained = [s["spec"] for s in record["stages"].values() if s["spec"]["type"] == "Run"]
-        protected = [spec for spec in trained if spec["train"][0]["noise"]]
-        made = [s["spec"] for s in record["stages"].values() if s["spec"]["type"] == "Noise"]
-        made = [without_younger_defaults(spec) for spec in made]
-        for spec in protected:
-            assert without_younger_defaults(spec["train"][0]["noise"]) in made
-
-    def test_no_training_stands_beside_noise_of_another_processor(self, path: Path) -> None:
-        """Which is other noise of the same seed: not the one that it trained on."""
-        _, record = recorded(path)
-        makers, measured = {}, []
-        for stage in record["stages"].values():
-            device = stage["made"]["machine"]["device"]
-            if stage["spec"]["type"] == "Noise":
-                makers[text(stage["spec"])] = device
-            else:
-                measured += [(text(spec), device) for spec in noises_in(stage["spec"])]
-        assert [found for found in measured if makers[found[0]] != found[1]] == []
-
-
-def noises_in(spec: Any) -> list[dict[str, Any]]:
-    """The specs of noise inside a recorded spec."""
-    if isinstance(spec, list):
-        return [found for one in spec for found in noises_in(one)]
-    if not isinstance(spec, dict):
-        return []
-    return [spec] if spec.get("type") == "Noise" else noises_in([*spec.values()])
-
-
-def text(spec: dict[str, Any]) -> str:
-    return json.dumps(without_younger_defaults(spec), sort_keys=True)
+        stages = record["stages"]
+        assert any(stage["spec"]["type"] == "Noise" for stage in stages.values())
+        for stage in stages.values():
+            for noise in needs(records.spec_of(stage)):
+                if isinstance(noise, Noise):
+                    made = stages[key_of(noise)]
+                    assert made["made"]["machine"]["device"] == stage["made"]["machine"]["device"]
+                    digests = stage["result"].get("noise", {})
+                    known = made["result"].get("sha256")
+                    assert digests.get(key_of(noise), known) in (known, None)
 
 
 def test_the_page_of_algorithm_1_prints_the_code_that_runs() -> None:
@@ -388,52 +352,3 @@ def test_environment_agrees_with_the_lock() -> None:
     assert python.removeprefix("python=") in SpecifierSet(project["requires-python"])
     (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
     assert pip == ["-r requirements.lock", "-e ."]
-
-
-def imported(path: Path) -> set[str]:
-    """Top-level packages that a file imports, but for what a function imports when it is needed."""
-    tree = ast.parse(path.read_text())
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"ulelib"}
-
-
-def test_the_library_needs_what_it_says() -> None:
-    """Without the extras all of it can be imported, but for `page` and `app`, for notebooks."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
-    other_names = {"pil": "pillow", "typing-extensions": "typing-extensions"}
-    for path in (ROOT / "ulelib").glob("*.py"):
-        found = {canonicalize_name(name) for name in imported(path)}
-        found = {other_names.get(name, name) for name in found}
-        extra = {"page": {"ipython"}, "app": {"ipywidgets"}}.get(path.stem, set())
-        assert found <= needed | extra, f"{path.name} imports {found - needed - extra}"
-
-
-def test_import_changes_nothing_in_the_process() -> None:
-    told = run_python(
-        "import os, torch; before = dict(os.environ), torch.get_num_threads(); "
-        "import ulelib, ulelib.lab, ulelib.figures; "
-        "print(before == (dict(os.environ), torch.get_num_threads()))"
-    )
-    assert told.split()[-1] == "True"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    ["ruff check --no-cache .", "ruff format --no-cache --check .", "mypy"],
-)
-def test_style_and_types(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *command.split()],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout

@@ -11,17 +11,17 @@ import pytest
 
 from ulelib.pgd import Pgd
 from ulelib.settings import (
-    LATER,
-    NO_KEY,
     BelowOne,
     Count,
     Op,
     Seed,
+    at_default,
     canonical,
     described,
     key_of,
     look_up,
     op,
+    read,
     settings,
 )
 
@@ -35,8 +35,11 @@ class Sample:
     momentum: BelowOne = 0.9
     views: tuple[Op, ...] = ()
     inner: Pgd = Pgd()
-    name: str = dataclasses.field(default="shown", metadata=NO_KEY)
-    younger: int | None = dataclasses.field(default=None, metadata=LATER)
+    name: str = "shown"
+    younger: int | None = None
+
+    def not_in_key(self) -> frozenset[str]:
+        return at_default(self, "younger") | {"name"}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,37 @@ def test_a_younger_field_leaves_older_keys_as_they_were() -> None:
     assert "younger" not in canonical(Sample())
     assert json.loads(canonical(Sample(younger=1)))["younger"] == 1
     assert described(Sample())["younger"] is None  # the record says all
+
+
+CLASSES: dict[str, type] = {"Sample": Sample, "Pgd": Pgd}
+
+
+@pytest.mark.parametrize(
+    "sample", [Sample(), Sample(views=(op("net", widths=(1, (2, 3))),), younger=4, name="b")]
+)
+def test_what_is_described_can_be_read(sample: Sample) -> None:
+    plain = json.loads(json.dumps(described(sample)))
+    assert read(plain, CLASSES) == sample
+    del plain["younger"]  # as older code wrote it
+    assert read(plain, CLASSES) == dataclasses.replace(sample, younger=None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"type": "Simple"}, "type 'Simple'; choose from"),
+        ({"type": ["Sample"]}, "type"),
+        ({"size": 0}, "Sample.size is 0"),
+        ({"unknown": 1}, "Sample.unknown"),
+        ({"inner": {"type": "Pgd", "steps": "3"}}, "Pgd.steps is '3'"),
+        ({"inner": {"type": "Sample"}}, "Sample.inner is"),
+        ({"views": [{"op": 5}]}, "Op.name is 5"),
+        ({"views": {"op": "gray"}}, "Sample.views is"),
+    ],
+)
+def test_what_is_no_spec_is_not_read(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(described(Sample()) | changed, CLASSES)
 
 
 def test_specs_hold_no_functions() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ulelib.lab import Lab
-from ulelib.published import means
+from ulelib.book.compare import means
+from ulelib.jobs.lab import Lab
 
 
 @pytest.mark.slow

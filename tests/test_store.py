@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -12,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from helpers import QUICK_LAB, kill_at, run_python, start_python
-from ulelib import store as store_module
+from helpers import MADE_BY, QUICK_LAB, kill_at, run_python, start_python
+from ulelib.files import write_text
+from ulelib.jobs import store as store_module
+from ulelib.jobs.store import MANIFEST, Store, manifest, pack, unpack
 from ulelib.settings import key_of, settings
-from ulelib.store import MANIFEST, Store, manifest, pack, unpack, write_text
 
 
 @settings
@@ -44,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 def made(store: Store, spec: Number = SPEC) -> Path:
     with store.claim(spec) as mine:
         assert mine
-        return store.put(spec, fill, {"commit": "none"})
+        return store.put(spec, fill, MADE_BY)
 
 
 def files_below(folder: Path) -> set[str]:
@@ -60,7 +63,7 @@ def test_what_was_put_is_found_again(store: Store) -> None:
     assert store.find(SPEC) == Store(store.folder).find(SPEC) == place
     told = manifest(place)
     assert told["spec"] == {"type": "Number", "seed": 3} and list(told["sha256"]) == ["value.txt"]
-    assert told["made"] == {"commit": "none"}
+    assert told["made"] == MADE_BY
     assert store.find(Number(4)) is None
 
 
@@ -70,7 +73,7 @@ def test_a_failed_computation_leaves_nothing(store: Store) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), store.claim(SPEC):
-        store.put(SPEC, fails, {})
+        store.put(SPEC, fails, MADE_BY)
     assert files_below(store.folder) == set()
     assert made(store)
 
@@ -109,10 +112,53 @@ def test_damage_is_seen_set_aside_and_mended(store: Store, file: str, damage: st
         assert store.find(SPEC)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"made": None},
+        {"made": {}},
+        {"made": {"machine": 5, "commit": "x"}},
+        {"made": MADE_BY | {"commit": 7}},
+        {"made": MADE_BY | {"machine": {"device": "x", "threads": "two"}}},
+        {"spec": 5},
+        {"sha256": "x"},
+    ],
+    ids=str,
+)
+def test_a_manifest_with_a_broken_part_is_damage(store: Store, broken: dict[str, object]) -> None:
+    path = made(store) / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | broken))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert store.find(SPEC) is None
+
+
 @pytest.mark.parametrize("text", ["{}", '{"sha256": []}', "17", '{"sha256": {}, "keyed": 1}'])
 def test_a_manifest_of_another_form_is_damage(store: Store, text: str) -> None:
     (made(store) / MANIFEST).write_text(text)
     with pytest.warns(UserWarning, match="is damaged"):
+        assert store.find(SPEC) is None
+
+
+def test_a_file_is_read_once_until_it_changes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A perturbation may have hundreds of megabytes, and is looked for many times a run."""
+    place = made(store)
+    monkeypatch.setattr("ulelib.files.SETTLED", -1.0)  # as if they had been written a while ago
+    assert store.find(SPEC)
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def noted(file: Any, name: str) -> Any:
+        read.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    assert store.find(SPEC) and read == []
+    (place / "value.txt").write_text("seventeen")  # at another time
+    assert store.find(SPEC) and [Path(name).name for name in read] == ["value.txt"]
+    (place / "value.txt").write_text("changed!!")
+    with pytest.warns(UserWarning, match="does not have the checksum"):
         assert store.find(SPEC) is None
 
 
@@ -182,7 +228,7 @@ def test_full_disk_says_what_to_do_and_loses_nothing(store: Store) -> None:
     made(store, Number(1))
     before = files_below(store.folder)
     with pytest.raises(OSError, match="free some space, or set ULELIB_STORE") as caught:
-        store.put(SPEC, full, {})
+        store.put(SPEC, full, MADE_BY)
     assert caught.value.errno == errno.ENOSPC
     assert files_below(store.folder) == before
     assert store.find(Number(1)) and made(store)
@@ -192,7 +238,7 @@ def test_full_disk_at_the_manifest(store: Store, monkeypatch: pytest.MonkeyPatch
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ulelib.store.write_text", full)
+    monkeypatch.setattr("ulelib.jobs.store.write_text", full)
     with pytest.raises(OSError, match="What was finished before is kept"):
         made(store)
     assert files_below(store.folder) == set()
@@ -203,7 +249,7 @@ def test_other_errors_of_a_computation_pass_through(store: Store) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "a file elsewhere")
 
     with pytest.raises(PermissionError, match="a file elsewhere") as caught:
-        store.put(SPEC, denied, {})
+        store.put(SPEC, denied, MADE_BY)
     assert "ULELIB_STORE" not in str(caught.value)
 
 
@@ -271,7 +317,7 @@ WORKER = """
 import os, time
 from pathlib import Path
 from ulelib.settings import settings
-from ulelib.store import Store
+from ulelib.jobs.store import Store
 
 @settings
 class Number:  # as above: that one's module would import torch
@@ -291,7 +337,7 @@ store = Store(folder / "store")
 (folder / f"ready-{os.getpid()}").touch()
 with store.claim(SPEC, wait=os.environ["WAIT"] == "yes") as mine:
     if mine and not store.find(SPEC):
-        store.put(SPEC, fill, {})
+        store.put(SPEC, fill, {"machine": {"device": "", "threads": 1}, "commit": None})
 place = store.find(SPEC)
 print((place / "value.txt").read_text() if place else "under way elsewhere")
 """
@@ -325,7 +371,8 @@ STAGES = (
     + """
 import os, time
 from pathlib import Path
-from ulelib import defenders, stages
+from ulelib import defenders
+from ulelib.jobs import execute
 folder = Path(os.environ["WORK"])
 def reported(name, module, attribute, last):
     inner = getattr(module, attribute)
@@ -334,15 +381,15 @@ def reported(name, module, attribute, last):
         with log.open("a") as file:
             file.write(name + "\\n")
         if os.environ.get("STOP") == name:
-            # Not at the start: when the first round, or epoch, is measured, it waits to be killed.
+            # Not at the start: in the first round, or after the first epoch, it waits to be killed.
             def at_the_end_of_a_pass(*a, **k):
                 (folder / "marker").touch()
                 time.sleep(120)
             inner.__globals__[last] = at_the_end_of_a_pass
         return inner(*arguments, **options)
     setattr(module, attribute, wrapped)
-reported("generation", defenders.Bilevel, "make", "Perturbation")
-reported("training", stages, "exploit", "accuracy")
+reported("generation", defenders.Bilevel, "make", "signed_gradient_steps")
+reported("training", execute, "exploit", "accuracy")
 lab = lab_module.Lab("smoke", store=folder / "store")
 print(lab.table([lab.cell("clean"), lab.cell("ULEO")]).accuracy.tolist())
 """
@@ -388,7 +435,7 @@ def test_whoever_may_enter_the_store_may_read_what_it_holds(store: Store) -> Non
     before = os.umask(0o022)
     try:
         with store.claim(SPEC):
-            place = store.put(SPEC, secretive, {"commit": "none"})
+            place = store.put(SPEC, secretive, MADE_BY)
     finally:
         os.umask(before)
     assert place.stat().st_mode & 0o777 == 0o755
@@ -400,4 +447,4 @@ def test_an_error_that_names_another_folder_keeps_its_words(store: Store) -> Non
         raise OSError(errno.ENOSPC, "no space for the cache: set ULELIB_CACHE")
 
     with pytest.raises(OSError, match="set ULELIB_CACHE"), store.claim(SPEC):
-        store.put(SPEC, full_cache, {})
+        store.put(SPEC, full_cache, MADE_BY)

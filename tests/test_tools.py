@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
 
-from helpers import quick_profile, tool
-from ulelib import machine, plan, results
-from ulelib.lab import Lab
+from helpers import PROJECT, quick_profile, tool
+
+sys.path.insert(0, str(PROJECT / "tools"))  # the tools' modules import each other
+import collect
+import pages
+import run_notebooks as runner
+import sources
+from ulelib import machine
+from ulelib.jobs import plan, records
+from ulelib.jobs.executors import InProcess
+from ulelib.jobs.lab import Lab
+from ulelib.jobs.store import Store
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of
-from ulelib.stages import Noise, Run, Stage, needs
-from ulelib.store import Store
+from ulelib.specs import Noise, Run, Stage, needs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = PROJECT
 BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\x1b[A"
 
 
@@ -41,7 +51,7 @@ def test_clean_drops_what_belongs_to_one_run() -> None:
         ],
     )
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}})
-    cleaned = tool("run_notebooks").clean(notebook)
+    cleaned = pages.clean(notebook)
     assert cleaned.metadata == {}
     assert cleaned.cells[0].id == "injected-parameters"
     assert cleaned.cells[0].metadata == {"tags": ["injected-parameters", "hide-input"]}
@@ -56,62 +66,28 @@ def test_clean_drops_what_belongs_to_one_run() -> None:
     assert plain.data == {"text/plain": "<Styler>"}
 
 
-def test_changed_words_and_tags_reach_a_page_whose_code_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    new = nbformat.v4
-    runner = tool("run_notebooks")
-    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
-    options = SimpleNamespace(into=tmp_path / "book", profile="cpu", names=["01_a"])
-    options.words = True
-    monkeypatch.setattr(runner, "_options", lambda names: options)
-    told = new.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
-    shown = new.new_code_cell("1")
-    words = new.new_markdown_cell("old")
-    notebook = new.new_notebook(cells=[words, told, shown])
-    page = tmp_path / "book" / "cpu" / "01_a.ipynb"
-    page.parent.mkdir(parents=True)
-    ran = new.new_code_cell("1", id=shown.id, outputs=[new.new_output("stream", text="1")])
-    given = new.new_code_cell("seed = 3", metadata={"tags": ["injected-parameters"]})
-    nbformat.write(new.new_notebook(cells=[words, told, given, ran]), page)
-    words.source = "new"
-    shown.metadata["tags"] = ["full-width"]
-    notebook.cells.append(new.new_markdown_cell("more"))
-    nbformat.write(notebook, tmp_path / "01_a.ipynb")
-    assert runner.main() == 0
-    after = nbformat.read(page, as_version=4)
-    assert [c.source for c in after.cells] == ["new", "seed = 0", "seed = 3", "1", "more"]
-    assert after.cells[3].outputs[0].text == "1"
-    assert after.cells[2] == given and after.cells[3].metadata == shown.metadata
-    shown.source = "2"
-    nbformat.write(notebook, tmp_path / "01_a.ipynb")
-    assert runner.main() == 1 and "must be run" in capsys.readouterr().err
-    assert nbformat.read(page, as_version=4) == after
-
-
 def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runner = tool("run_notebooks")
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     for name, source in (("a_fails", "1 / 0"), ("b_runs", "print(seed)")):
         cells = [nbformat.v4.new_code_cell("seed = 0"), nbformat.v4.new_code_cell(source)]
         cells[0].metadata["tags"] = ["parameters"]
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
-    pages = tmp_path / "pages"
-    pages.mkdir()
-    (pages / "a_fails.ipynb").write_text("the old page")  # no digit: a page of the book's top
-    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(runner, "FAILED", tmp_path / "failed")
+    into = tmp_path / "pages"
+    into.mkdir()
+    (into / "a_fails.ipynb").write_text("the old page")  # no digit: a page of the book's top
+    monkeypatch.setattr(sources, "FOLDER", tmp_path)
+    monkeypatch.setattr(pages, "FAILED", tmp_path / "failed")
     monkeypatch.setattr(
-        sys, "argv", ["run", "--profile", "smoke", "--seed", "3", "--into", str(pages)]
+        sys, "argv", ["run", "--profile", "smoke", "--seed", "3", "--into", str(into)]
     )
     assert runner.main() == 1
     assert "1 of 2 notebooks failed: a_fails" in capsys.readouterr().out
-    assert (pages / "a_fails.ipynb").read_text() == "the old page"
+    assert (into / "a_fails.ipynb").read_text() == "the old page"
     assert "ZeroDivisionError" in (tmp_path / "failed" / "pages" / "a_fails.ipynb").read_text()
-    page = nbformat.read(pages / "b_runs.ipynb", as_version=4)
+    page = nbformat.read(into / "b_runs.ipynb", as_version=4)
     assert page.cells[-1].outputs[0].text == "3\n"
 
 
@@ -134,51 +110,72 @@ def test_runner_refuses_bad_input(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run_notebooks.py", *arguments])
     with pytest.raises(SystemExit) as ended:
-        tool("run_notebooks").main()
+        runner.main()
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
 
 def test_an_experiment_goes_to_its_profiles_folder(tmp_path: Path) -> None:
-    runner = tool("run_notebooks")
-    options = SimpleNamespace(into=tmp_path, profile="paper")
-    assert runner.folder_of("05_grayaug", options) == tmp_path / "paper"
-    assert runner.folder_of("intro", options) == tmp_path
+    assert pages.folder_of("05_grayaug", tmp_path, "paper") == tmp_path / "paper"
+    assert pages.folder_of("intro", tmp_path, "paper") == tmp_path
 
 
 def test_seeds_of_a_page() -> None:
     """The demo is one seed of the headline, whatever the book's page has."""
-    runner = tool("run_notebooks")
 
     def seeds(name: str, profile: str) -> int:
-        options = SimpleNamespace(profile=profile, seed=0, n_seeds=None)
-        return int(runner._parameters(name, options)["n_seeds"])
+        return int(sources.parameters(name, profile, seed=0, n_seeds=None)["n_seeds"])
 
     assert seeds("05_grayaug", "smoke") == 1
     assert seeds("05_grayaug", "cpu") == seeds("05_grayaug", "paper") == 5
     assert seeds("02_uleo", "cpu") == 3
-    listed = SimpleNamespace(profile="cpu", seed=[0, 3, 4], n_seeds=None)
-    assert runner._parameters("05_grayaug", listed) == {"profile": "cpu", "seed": [0, 3, 4]}
+    listed = sources.parameters("05_grayaug", "cpu", [0, 3, 4], None)
+    assert listed == {"profile": "cpu", "seed": [0, 3, 4]}
+
+
+@pytest.mark.parametrize("path", sorted(sources.FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_metadata_says_what_a_notebook_does(path: Path) -> None:
+    how, text = sources.making(path.stem), path.read_text(encoding="utf-8")
+    assert (how.needs == "photographs") == ("page.needs_photographs(" in text)
+    reads = any(call in text for call in ("records.read(", "scoreboard.board("))
+    assert how.reads_records == reads
+    assert set(how.profiles) <= set(PROFILES)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0"),
+        ({"needs": "luck"}, "needs is 'luck'"),
+        ({"seed": 3}, "seed"),
+    ],
+)
+def test_other_metadata_is_refused(
+    metadata: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "FOLDER", tmp_path)
+    notebook = nbformat.v4.new_notebook(metadata={"ulelib": metadata})
+    nbformat.write(notebook, tmp_path / "01_a.ipynb")
+    with pytest.raises(ValueError, match=f"01_a, metadata: .*{message}"):
+        sources.making("01_a")
 
 
 def test_pages_that_show_the_records_are_made_after_those_that_write_them() -> None:
-    runner = tool("run_notebooks")
     names = ["02_uleo", "05_grayaug", "05b_what_decides", "05d_full_size"]
     names += ["13_scoreboard", "intro", "report"]
 
     def chosen(profile: str, *asked: str) -> list[str]:
-        into = runner.ROOT / "_build" / "smoke" if profile == "smoke" else runner.BOOK
+        into = ROOT / "_build" / "smoke" if profile == "smoke" else pages.BOOK
         options = SimpleNamespace(profile=profile, names=list(asked), into=into)
         return list(runner.chosen(names, options))
 
-    in_cpu = [name for name in names[:-2] if name != "05d_full_size"]
-    assert chosen("cpu") == [*in_cpu, "report", "intro"]
+    assert chosen("cpu") == [name for name in names if name != "05d_full_size"]
     assert chosen("cpu", "05d_full_size")[0] == "05d_full_size"
     assert chosen("paper") == names[:-2]
-    assert chosen("cpu", "05_grayaug") == ["05_grayaug", "13_scoreboard", "report", "intro"]
+    assert chosen("cpu", "05_grayaug") == ["05_grayaug", "13_scoreboard", "intro", "report"]
     assert chosen("paper", "02_uleo") == ["02_uleo", "13_scoreboard"]
-    recorded = (runner.ROOT / "results" / "cpu" / "05_grayaug.json").exists()
-    top = ["report", "intro"] if recorded else []
+    recorded = (ROOT / "results" / "cpu" / "05_grayaug.json").exists()
+    top = ["intro", "report"] if recorded else []
     assert chosen("cpu", "02_uleo") == ["02_uleo", "13_scoreboard", *top]
     drawn = ["02_uleo", "05_grayaug", "05d_full_size", "13_scoreboard", "intro", "report"]
     assert chosen("smoke") == drawn
@@ -187,16 +184,15 @@ def test_pages_that_show_the_records_are_made_after_those_that_write_them() -> N
 def test_a_new_page_is_listed_once_under_its_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = tool("run_notebooks")
-    monkeypatch.setattr(runner, "TOC", tmp_path / "_toc.yml")
+    monkeypatch.setattr(pages, "TOC", tmp_path / "_toc.yml")
     shutil.copy(ROOT / "_toc.yml", tmp_path)
-    before = runner.TOC.read_text()
-    runner.list_page("cpu/05_grayaug")
-    assert runner.TOC.read_text() == before
+    before = pages.TOC.read_text()
+    pages.list_page("cpu/05_grayaug")
+    assert pages.TOC.read_text() == before
     for page in ("paper/05_grayaug", "paper/02_uleo", "cpu/99_new", "paper/02_uleo"):
-        runner.list_page(page)
-    assert runner.TOC.read_text().split("\n")[0] == before.split("\n")[0]
-    parts = yaml.safe_load(runner.TOC.read_text())["parts"]
+        pages.list_page(page)
+    assert pages.TOC.read_text().split("\n")[0] == before.split("\n")[0]
+    parts = yaml.safe_load(pages.TOC.read_text())["parts"]
     files = {part["caption"]: [page["file"] for page in part["chapters"]] for part in parts}
     assert [*files] == ["The experiments", "The experiments, profile paper", "For reference"]
     paper = files["The experiments, profile paper"]
@@ -204,29 +200,48 @@ def test_a_new_page_is_listed_once_under_its_profile(
     assert files["The experiments"][-1] == "cpu/99_new"
 
 
-def test_a_page_without_its_data_does_not_stop_the_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The quick profile, in this process, with a store and records of its own."""
     monkeypatch.setitem(PROFILES, "smoke", quick_profile())
-    monkeypatch.setenv("ULELIB_DATA", str(tmp_path))
     monkeypatch.setenv("ULELIB_STORE", str(tmp_path / "store"))
-    runner = tool("run_notebooks")
-    computed: list[object] = []
-    monkeypatch.setattr(runner.plan, "run", lambda stages, *_: computed.extend(stages))
-    names = ("08_imagenet", "02_uleo")
-    jobs = {name: {"profile": "smoke", "seed": 0, "n_seeds": 1} for name in names}
-    runner.compute(jobs, SimpleNamespace(scheduler=None, workers=1))
-    assert "08_imagenet: data set 'imagenet10'" in capsys.readouterr().err
-    assert len(computed) == 1  # ULEO's noise
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(collect, "executor", lambda *_: contextlib.nullcontext(InProcess()))
+
+
+SMOKE = {"profile": "smoke", "seed": 0, "n_seeds": 1}
+
+
+def test_a_page_without_its_data_does_not_stop_the_others(
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ULELIB_DATA", str(tmp_path))
+    assert collect.compute(dict.fromkeys(("08_imagenet", "02_uleo"), SMOKE)) == []
+    said = capsys.readouterr()
+    assert "08_imagenet: data set 'imagenet10'" in said.err
+    assert "1 stage to compute, neither in the store nor recorded" in said.out
+    assert Store(tmp_path / "store").find(Lab("smoke").noise("ULEO"))
+
+
+def stating(monkeypatch: pytest.MonkeyPatch, lab: Lab, **stated: Any) -> dict[str, Any]:
+    """Let notebooks state these cells and this noise; returns their parameters, by name."""
+
+    def needs_of(name: str, _: object) -> sources.Needs:
+        shown = [one for one in stated[name] if isinstance(one, Noise)]
+        return sources.Needs(lab, [one for one in stated[name] if one not in shown], shown)
+
+    monkeypatch.setattr(sources, "stated", needs_of)
+    return dict.fromkeys(stated, SMOKE)
 
 
 def test_only_the_pages_whose_stages_failed_are_not_made(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(PROFILES, "smoke", quick_profile())
-    monkeypatch.setenv("ULELIB_STORE", str(tmp_path / "store"))
-    runner = tool("run_notebooks")
-
     def fails(stages: list[Stage], store: Store, _: object) -> None:
         noise = [one for one in stages if isinstance(one, Noise)]
         computed = [one for one in stages if key_of(noise[0]) not in map(key_of, needs(one))]
@@ -234,52 +249,78 @@ def test_only_the_pages_whose_stages_failed_are_not_made(
             store.put(stage, lambda folder: (folder / "x").touch(), machine.made_by())
         raise plan.PlanFailed("1 failed", [ValueError("it does not converge")])
 
-    monkeypatch.setattr(runner.plan, "run", fails)
-    parameters = {"profile": "smoke", "seed": 0, "n_seeds": 1}
-    monkeypatch.setattr(runner, "stated", lambda path, *_: stated[path.stem])
+    monkeypatch.setattr(plan, "run", fails)
     lab = Lab("smoke")
-    stated = {"01_clean": [lab.cell("clean").stage], "02_uleo": [lab.cell("ULEO").stage]}
-    options = SimpleNamespace(scheduler=None, workers=1)
-    assert runner.compute(dict.fromkeys(stated, parameters), options) == ["02_uleo"]
+    jobs = stating(monkeypatch, lab, clean=[lab.cell("clean")], uleo=[lab.cell("ULEO")])
+    assert collect.compute(jobs) == ["uleo"]
     assert "it does not converge" in capsys.readouterr().err
 
 
-def test_pages_that_share_a_stage_with_other_numbers_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_was_measured_with_other_noise_is_computed_again(
+    quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
-    runner = tool("run_notebooks")
+    """A record is kept until the noise that it was measured with is made, and is other noise."""
+    lab = Lab("smoke", store=tmp_path / "another")
+    cells = [lab.cell("ULEO"), lab.cell("clean")]
+    lab.table(cells)
+    lab.save("01_a")
+    noise = lab.noise("ULEO")
+    digest = lab.records()[key_of(noise)]["result"]["sha256"]
+    for path in (tmp_path / "results" / "smoke" / "stages").glob("*.json"):
+        path.write_text(path.read_text().replace(digest, "0" * 64))
+    kept = Lab("smoke", keep=True)
+    trained = [kept.store.place(cell.stage) for cell in cells]
+    assert collect.compute(stating(monkeypatch, kept, trains=cells)) == []
+    assert not any(place.exists() for place in trained)
+    jobs = stating(monkeypatch, kept, trains=cells, shows=[noise])
+    assert collect.compute(jobs) == []
+    assert [place.exists() for place in trained] == [True, False]
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first == "1 stage to compute, neither in the store nor recorded"
+    assert second == "1 stage to compute, recorded with other noise than was made now"
 
-    def save(name: str, accuracy: float, *keys: str) -> None:
-        page = {"page": name, "profile": "smoke", "cells": []}
-        results.save(page, {key: {"result": {"accuracy": accuracy}} for key in keys})
 
-    for name, keys in (("01_a", ("0a", "0b")), ("02_b", ("0b",)), ("03_c", ("0c",))):
-        save(name, 50.0, *keys)
-    before = results.known("smoke")
-    save("01_a", 50.0, "0a", "0b")
-    assert runner.others_that_changed("smoke", before, ["01_a"]) == []
-    save("01_a", 60.0, "0a", "0b")
-    assert runner.others_that_changed("smoke", before, ["01_a"]) == ["02_b"]
+def test_pages_that_share_a_stage_with_other_numbers_are_named(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab("smoke")
+    lab.table([lab.cell("clean"), lab.cell("clean", "gray")])
+    stages = lab.records()
+    about = {"profile": "smoke", "seeds": [0], "train": ["shapes", 100], "test": ["shapes", 1000]}
+
+    def save(name: str, *keys: str, **changes: float) -> None:
+        page = {"page": name, **about, "cells": []}
+        chosen = {key: stages[key] for key in keys}
+        changed = {key: one | {"result": one["result"] | changes} for key, one in chosen.items()}
+        records.save(page, changed)
+
+    first, second = stages
+    save("01_a", first, second)
+    save("02_b", second)
+    save("03_c", first)
+    before = records.known("smoke")
+    save("01_a", second)
+    assert collect.others_that_changed("smoke", before, ["01_a"]) == []
+    save("01_a", second, accuracy=60.0)
+    assert collect.others_that_changed("smoke", before, ["01_a"]) == ["02_b"]
 
 
-def test_runner_collects_what_the_notebooks_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_collects_what_the_notebooks_state(quick: None) -> None:
     """Each stage once, although several notebooks need it."""
-    monkeypatch.setitem(PROFILES, "smoke", quick_profile())
-    runner = tool("run_notebooks")
-    parameters = {"profile": "smoke", "seed": 0, "n_seeds": 2}
+    parameters = SMOKE | {"n_seeds": 2}
     names = ("00_quickstart", "02_uleo", "05_grayaug", "05b_what_decides", "07_mixed_data")
-    stated = {name: runner.stated(runner.NOTEBOOKS / f"{name}.ipynb", parameters) for name in names}
-    runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stated.items()}
+    stated = {name: sources.stated(name, parameters) for name in names}
+    stages = {name: needs.stages for name, needs in stated.items() if needs}
+    runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stages.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
     assert runs["05b_what_decides"] == 2 * (4 + 2 * 2 * 2 + 6 * 2) + 4 * 2  # once each
     assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3)
-    every = plan.stages_of(stage for stages in stated.values() for stage in stages)
+    every = plan.stages_of(stage for found in stages.values() for stage in found)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
     # Four defenders, and five variants of two of them, in two seeds; three more in one.
     assert len(noises) == 2 * (4 + 5) + 3
     assert len(every) == len({key_of(stage) for stage in every})
-    assert runner.stated(runner.NOTEBOOKS / "intro.ipynb", {"profile": "smoke"}) == []
+    assert sources.stated("intro", {"profile": "smoke"}) is None
 
 
 def test_demo_prints_what_was_measured() -> None:
@@ -290,11 +331,11 @@ def test_demo_prints_what_was_measured() -> None:
         ("ULEO", "as_released", "standard", 0, 10.0),
         ("ULEO", "as_released", "gray", 0, 57.7),
     ]
-    told = tool("demo").table(pd.DataFrame(rows, columns=names)).splitlines()
-    assert told[-2].split() == ["clean", "-", "82.0", "70.0"]
-    assert told[-1].split() == ["ULEO", "as", "released", "10.0", "57.7"]
+    lines = tool("demo").table(pd.DataFrame(rows, columns=names)).splitlines()
+    assert lines[-2].split() == ["clean", "-", "82.0", "70.0"]
+    assert lines[-1].split() == ["ULEO", "as", "released", "10.0", "57.7"]
     rows += [("ULEO", "exact", "standard", 0, 12.3), ("ULEO-GrayAugs", "exact", "gray", 0, 9.6)]
-    sentence = tool("demo").told(pd.DataFrame(rows, columns=names))
+    sentence = tool("demo").sentence(pd.DataFrame(rows, columns=names))
     assert "Of 82 %, ULEO (exact) leaves the standard exploiter 12 %" in sentence
     assert "of 70 %, ULEO-GrayAugs leaves the gray one 10 %" in sentence
 

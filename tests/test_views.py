@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from helpers import random_images
@@ -257,3 +258,17 @@ class TestContrastiveView:
     def test_options_out_of_range_are_refused(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=rf"contrastive\.{next(iter(options))} is"):
             views.view(op("contrastive", **options))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_crops_are_the_same_in_groups_and_by_gather(padding: int, dtype: torch.dtype) -> None:
+    """A processor does the one, a GPU the other."""
+    images = random_images(200, size=12).images.to(dtype)
+    padded = F.pad(images, (padding,) * 4)
+    choice = torch.randint(0, 2 * (2 * padding + 1) ** 2, (200,))
+    first, second = (
+        move(padded, choice, images) for move in (views._move_in_groups, views._move_by_gather)
+    )
+    assert torch.equal(first, second) and second.is_contiguous()
+    assert padding == 0 or not torch.equal(first, images)

@@ -1,8 +1,8 @@
 """Serve the notebook of the app to a browser on this computer: `make app`.
 
-    python tools/app.py [--no-browser] [--port=8866]    # and what else `voila --help` says
+    python tools/app.py [--no-browser] [--port=8866]    # and all options of `voila --help`
 
-Only this computer can reach it, and only with the token in the address that it prints.
+Only this computer can reach the page, and only with the token in the address that is printed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from voila.app import Voila
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "14_protect_your_pictures.ipynb"
-LARGEST = 2**31 - 1  # bytes of an upload or download: a message, for which Jupyter allows too few
-# The browser is told to fetch from here alone: pictures have nowhere else to go.
+LARGEST = 2**31 - 1  # bytes of a message, i.e. an upload or download; Jupyter's limit is too low
+# The browser may connect to this server only, so pictures cannot be sent anywhere else.
 ONLY_HERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "form-action 'self'; frame-ancestors 'self'"

@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from ulelib import published, results
+from ulelib.book import compare
+from ulelib.jobs import records
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "_build" / "demo"
@@ -30,10 +31,10 @@ def main() -> int:
     command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), "--profile", "smoke"]
     if subprocess.run([*command, "--into", str(FOLDER / "pages"), NOTEBOOK]).returncode:
         return 1
-    frame, _ = results.read(NOTEBOOK, "smoke")
+    frame, _ = records.read(NOTEBOOK, "smoke")
     print(f"\n{table(frame)}\n")
     print("Percent of the clean test images that the exploiter's network gets right. Chance is 10.")
-    print(f"Lower is better protected. {told(frame)}")
+    print(f"Lower is better protected. {sentence(frame)}")
     print("Drawn images and a tiny network, though: what a paper found is in the book's pages.")
     print("Building the book ...", flush=True)
     stage(FOLDER / "book")
@@ -48,20 +49,20 @@ def table(frame: pd.DataFrame) -> str:
     """Mean accuracies: a row for each defender and export, a column for each exploiter.
 
     Args:
-        frame: of `results.read`.
+        frame: of `records.read`.
     """
     shown = frame.assign(export=frame["export"].str.replace("_", " "))
     pivot = shown.pivot_table("accuracy", ["defender", "export"], "exploiter", sort=False)
     return pivot[["standard", "gray"]].to_string(float_format="{:.1f}".format)
 
 
-def told(frame: pd.DataFrame) -> str:
-    """What the table says, in a sentence with its numbers.
+def sentence(frame: pd.DataFrame) -> str:
+    """What the table shows, in a sentence with its numbers.
 
     Args:
-        frame: of `results.read`.
+        frame: of `records.read`.
     """
-    mean = published.means(frame)
+    mean = compare.means(frame)
     return (
         f"Of {mean['clean', '-', 'standard']:.0f} %, ULEO (exact) leaves the standard exploiter "
         f"{mean['ULEO', 'exact', 'standard']:.0f} %;\nof {mean['clean', '-', 'gray']:.0f} %, "

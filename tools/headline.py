@@ -1,7 +1,7 @@
 """Write the headline into README.md: the table and figure of Table 2, from the committed record.
 
 python tools/headline.py            # writes README.md and book/_static/headline.png
-python tools/headline.py --check    # fails if README.md says something else than the record
+python tools/headline.py --check    # fails if README.md differs from what it would write
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ulelib import figures, page, published, results
+from ulelib.book import figures, page
+from ulelib.book.compare import comparison_table, means
+from ulelib.jobs import records
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -23,18 +25,18 @@ PROFILE = "cpu"
 
 def main() -> int:
     os.environ["ULELIB_RESULTS"] = str(ROOT / "results")
-    frame, record = results.read("05_grayaug", PROFILE)
+    frame, record = records.read("05_grayaug", PROFILE)
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
     (train, n_train), seeds = record["train"], ", ".join(map(str, record["seeds"]))
-    full, whole = results.read("05d_full_size", "paper")
-    mean = {" ".join(names): f"{value:.1f}" for names, value in published.means(full).items()}
+    full, whole = records.read("05d_full_size", "paper")
+    mean = {" ".join(names): f"{value:.1f}" for names, value in means(full).items()}
     took = page.times(PROFILE).data.set_index("page")
     minutes = ", ".join(f"`{name}` {row['minutes a seed']:.0f}" for name, row in took.iterrows())
     threads = " or ".join(took["threads a stage"].unique())
     text = (
         f"Profile `{PROFILE}`: {n_train:,} images of {train}, a small network; seeds {seeds}.\n\n"
-        f"{table(published.comparison_table(frame, '2'))}\n\n"
+        f"{table(comparison_table(frame, '2'))}\n\n"
         f"At the paper's own size ({whole['train'][1]:,} images, ResNet-18; "
         f"n = {len(whole['seeds'])}, on a GPU), standard / gray: "
         f"{mean['clean - standard']} / {mean['clean - gray']} on clean images, "
@@ -44,13 +46,13 @@ def main() -> int:
         f"Minutes that a seed of each page took, one stage after the other on {threads}, with "
         f"those that it shares with other pages: {minutes}.\n"
     )
-    told = before + BEGIN + text + END + after
+    readme = before + BEGIN + text + END + after
     if "--check" in sys.argv:
-        if told != README.read_text(encoding="utf-8"):
-            print("README.md is not what the records say: python tools/headline.py")
+        if readme != README.read_text(encoding="utf-8"):
+            print("README.md differs from the records: run python tools/headline.py")
             return 1
         return 0
-    README.write_text(told, encoding="utf-8")
+    README.write_text(readme, encoding="utf-8")
     figures.use_style()
     figures.accuracy_bars(frame).savefig(FIGURE)
     return 0

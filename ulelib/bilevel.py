@@ -10,7 +10,7 @@ Liu et al. 2021, appendix B and equation 3, after Huang et al., ICLR 2021:
         error <- Eval(F'(view(x) + delta; theta), y)
     until error < lambda
 
-The four defenders of the paper differ in `view`, and in the bounds of the noise that go with it.
+The four defenders of the paper differ in `view`, and in the bounds of delta that go with it.
 Those of Ren et al. differ in L: their source model learns without labels (`contrastive.py`).
 Read `minimise_error` beside the algorithm. The paper calls M "epochs"; in the released code, and
 here, it counts batches.
@@ -19,91 +19,26 @@ here, it counts batches.
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional as F
 
+from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint, put_back, states_of
 from ulelib.data import ImageSet, check_classes
-from ulelib.machine import device, logits, seeded_model, to_float
-from ulelib.models import build_model, check_net, check_size
+from ulelib.deltas import DELTAS, Batches, Pass
+from ulelib.learners import Learning, Supervised
+from ulelib.machine import device, to_float
+from ulelib.models import check_net
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import CLAMPS, Clamp, Diverged, Pgd, random_start, signed_gradient_steps
-from ulelib.settings import (
-    LATER,
-    NO_KEY,
-    BelowOne,
-    Count,
-    NotNegative,
-    Op,
-    Positive,
-    op,
-    settings,
-)
+from ulelib.pgd import CLAMPS, Diverged, Pgd, signed_gradient_steps
+from ulelib.settings import BelowOne, Count, NotNegative, Op, Positive, at_default, op, settings
+from ulelib.step import Step, graphs, sgd
 from ulelib.views import view
-
-
-class Learner(Protocol):
-    """The source model F', and what it minimises."""
-
-    @property
-    def model(self) -> nn.Module:
-        """All its parameters; the loop switches its modes and steps its optimizer."""
-
-    def loss(
-        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """L of the outer step: of protected images `(B, 3, H, W)`, a mean over the batch."""
-
-    def stepped(self) -> None:
-        """Told after each of the optimizer's steps."""
-
-    def objective(
-        self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """L of the inner step, as a function of delta `(B, 3 or 1, H, W)`, a scalar."""
-
-    def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
-        """What the stop test compares with lambda: a share, in [0, 1].
-
-        Args:
-            shown: all protected images in batches, with their labels.
-            noise: of all images.
-        """
-
-
-@runtime_checkable
-class Learning(Protocol):
-    """What the source model learns: settings with this one function.
-
-    Attributes:
-        together: whether an image's loss depends on the others of its batch. Then batches are drawn
-            anew for each pass, and have the same size to one image.
-    """
-
-    together: ClassVar[bool]
-
-    def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
-        """An untrained source model for these images."""
-
-
-@settings
-class Supervised:
-    """L is the cross-entropy of the labels, as in Algorithm 1."""
-
-    together: ClassVar[bool] = False
-
-    def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
-        """See `Learning`."""
-        model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
-        check_size(model, net, images.images)
-        return Classifier(model, precision)
 
 
 @settings
@@ -128,7 +63,7 @@ class Bilevel:
             memory, not the result: in eval mode, images do not see each other. But where `learning`
             or a view sees them `together`, it does change it, and is part of the key.
         stop_error: lambda; the loop ends when the source model's error is below it.
-        max_rounds: rounds after which the loop gives up with `NotConverged`.
+        max_rounds: rounds after which the loop gives up with `NotConverged`; not in the key.
         learning_rate, momentum, weight_decay, clip: SGD of the source model, at a constant rate;
             clip is the largest norm of its gradient, None: any.
         from_scratch: start the source model anew in each round, as section 3.3 says; the released
@@ -138,6 +73,8 @@ class Bilevel:
         optimizer: "sgd", or "adam", which has no use for momentum.
         only: labels of the classes that are protected; the others' images stay clean, and their
             delta 0, as where one person's pictures lie among those of others. None: all.
+        fold_norms: in inner step and stop test, fold each batch norm into the convolution before it
+            (`models.fused`): faster, with other last digits. For learning with labels.
     """
 
     net: Op = op("resnet18")
@@ -152,16 +89,17 @@ class Bilevel:
     outer_batch_size: Count = 512
     inner_batch_size: Count = 512
     stop_error: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    max_rounds: Count = field(default=60, metadata=NO_KEY)
+    max_rounds: Count = 60
     learning_rate: Positive = 0.1
     momentum: BelowOne = 0.9
     weight_decay: NotNegative = 5e-4
     clip: Positive | None = 5.0
     from_scratch: bool = False
-    learning: Learning = field(default=Supervised(), metadata=LATER)
-    rounds: Count | None = field(default=None, metadata=LATER)
-    optimizer: Literal["sgd", "adam"] = field(default="sgd", metadata=LATER)
-    only: tuple[Annotated[int, Field(ge=0)], ...] | None = field(default=None, metadata=LATER)
+    learning: Learning = field(default=Supervised())
+    rounds: Count | None = None
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    only: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    fold_norms: bool = False
 
     def __post_init__(self) -> None:
         check_net(self.net)
@@ -185,6 +123,8 @@ class Bilevel:
             )
         if isinstance(self.learning, type):
             raise ValueError(f"Bilevel.learning is {self.learning}: settings, not their class")
+        if self.learning.together and self.fold_norms:
+            raise ValueError("Bilevel.fold_norms is for learning with labels")
         if self.learning.together and self.wise == "class":
             raise ValueError(
                 f"Bilevel.learning is {type(self.learning).__name__}, whose noise is sample-wise: "
@@ -196,14 +136,17 @@ class Bilevel:
                 "of all classes from each other: clean ones among them would have none"
             )
 
-    @property
-    def immaterial(self) -> frozenset[str]:
-        """What cannot change the result, beside `max_rounds`."""
+    def not_in_key(self) -> frozenset[str]:
+        """See `settings.key_of`."""
         views = (self.view, self.inner_view or self.view, self.stop_view or self.view)
         together = self.learning.together or any(view(one).together for one in views)
-        alone = self.wise == "sample" and not together
-        untested = () if self.rounds is None else ("stop_error",)
-        return frozenset((*untested, *(["inner_batch_size"] if alone else ())))
+        outside = at_default(self, "learning", "rounds", "optimizer", "only", "fold_norms")
+        outside |= {"max_rounds"}
+        if self.wise == "sample" and not together:
+            outside |= {"inner_batch_size"}
+        if self.rounds is not None:
+            outside |= {"stop_error"}
+        return outside
 
     def done(self, rounds: list[float]) -> bool:
         """Whether the loop ends after these rounds' errors."""
@@ -219,9 +162,12 @@ class Bilevel:
         *,
         network: Callable[..., nn.Module],
         report: Callable[[str], None],
+        checkpoint: Checkpoint = NO_CHECKPOINT,
     ) -> Perturbation:
-        """`minimise_error`, called as every method is (`stages.Method`)."""
-        return minimise_error(images, self, seed=seed, precision=precision, report=report)
+        """`minimise_error`, called as every method is (`specs.Method`)."""
+        return minimise_error(
+            images, self, seed=seed, precision=precision, report=report, checkpoint=checkpoint
+        )
 
 
 class NotConverged(RuntimeError):
@@ -237,20 +183,22 @@ class NotConverged(RuntimeError):
 
 def minimise_error(
     images: ImageSet,
-    settings: Bilevel,
+    loop: Bilevel,
     *,
     seed: int = 0,
     precision: str = "float32",
     report: Callable[[str], None] = lambda line: None,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Perturbation:
-    """Algorithm 1: error-minimising noise for `images`.
+    """Algorithm 1: an error-minimising perturbation for `images`.
 
     Args:
         images: the clean training set.
-        settings: of the loop; see `Bilevel`.
+        loop: settings of the loop; see `Bilevel`.
         seed: of the initial weights, the order of the images, the start and the views.
         precision: of the source model's passes, "float32" or "bfloat16".
-        report: is told each round's error, in words.
+        report: callback, called with one line of text per round.
+        checkpoint: saves the state after each inner batch, and restores it.
 
     Raises:
         ValueError: images of one class, of a size that the source model does not take, or fewer
@@ -262,264 +210,123 @@ def minimise_error(
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     pixels, labels = images.images.to(device()), images.labels.to(device())
-    outer, inner = view(settings.view), view(settings.inner_view or settings.view)
-    stop = view(settings.stop_view or settings.view)
-    clamp, steps = CLAMPS[settings.clamp], settings.inner
-    noise = NOISE[settings.wise](images, settings.channels, settings.only)
-    if steps.random_start:
-        noise.start(steps.epsilon, generator)
-    learner, optimizer = _fresh(settings, images, seed, precision)
-    together = settings.learning.together
-    outer_batches = _endless(len(images), settings.outer_batch_size, generator, together)
+    outer, inner = view(loop.view), view(loop.inner_view or loop.view)
+    stop = view(loop.stop_view or loop.view)
+    clamp, pgd, together = CLAMPS[loop.clamp], loop.inner, loop.learning.together
+    delta = DELTAS[loop.wise](images, loop.channels, loop.only)
+    if pgd.random_start:
+        delta.draw(pgd.epsilon, generator)
+    source = _SourceModel(loop, images, seed, precision, generator)
+    batches = Batches(len(images), loop.outer_batch_size, generator, together)
+    inner_pass, errors = Pass(), list[float]()  # the source model's error after each round
+    parts = {"delta": delta, "batches": batches, "pass": inner_pass, "generator": generator}
+    if saved := checkpoint.restore():
+        put_back(saved["parts"], parts | {"source": source})
+        errors, started = saved["errors"], started - saved["seconds"]
 
-    rounds: list[float] = []  # the source model's error after each
+    def state() -> dict[str, Any]:
+        seconds, now = time.perf_counter() - started, states_of(parts | {"source": source})
+        return {"parts": now, "errors": errors, "seconds": seconds}
 
-    def made() -> Perturbation:
-        return noise.perturbation(images, steps.epsilon, str(settings.view), started, rounds)
+    def perturbation() -> Perturbation:
+        seconds = time.perf_counter() - started
+        return delta.perturbation(images, pgd.epsilon, str(loop.view), seconds, errors)
 
-    while not settings.done(rounds):
-        if settings.rounds is None and len(rounds) == settings.max_rounds:
-            raise _not_converged(settings, made())
-        if settings.from_scratch and rounds:
-            learner, optimizer = _fresh(settings, images, _draw_seed(generator), precision)
+    while not loop.done(errors):
+        if loop.rounds is None and len(errors) == loop.max_rounds:
+            raise _not_converged(loop, perturbation())
 
-        # Outer step: theta <- Optimize(view(x) + delta, y, theta), for M batches.
-        learner.model.train().requires_grad_(True)
-        for batch in itertools.islice(outer_batches, settings.outer_batches):
-            x = outer(to_float(pixels[batch]), generator) + noise.of(batch)
-            loss = learner.loss(x, labels[batch], generator)
-            optimizer.zero_grad()
-            loss.backward()
-            if settings.clip is not None:
-                nn.utils.clip_grad_norm_(learner.model.parameters(), settings.clip)
-            optimizer.step()
-            learner.stepped()
-        if not torch.isfinite(loss):
-            raise Diverged(f"the source model's loss is {loss.item()}; lower learning_rate")
+        if not inner_pass.under_way:
+            if loop.from_scratch and errors:
+                source = _SourceModel(loop, images, _draw_seed(generator), precision, generator)
+
+            # Outer step: theta <- Optimize(view(x) + delta, y, theta), for M batches.
+            source.model.train().requires_grad_(True)
+            for batch in itertools.islice(batches, loop.outer_batches):
+                x = outer(to_float(pixels[batch]), generator) + delta.of(batch)
+                loss = source.optimize(x, labels[batch])
+            if not torch.isfinite(loss):
+                raise Diverged(f"the source model's loss is {loss.item()}; lower learning_rate")
+            inner_pass.begin(delta.passes(loop.inner_batch_size, generator, together))
 
         # Inner step: delta <- argmin L(F'(view(x) + delta; theta), y), clipped, for all images.
-        learner.model.eval().requires_grad_(False)
-        for batch in noise.passes(settings.inner_batch_size, generator, together):
-            added = clamp(inner(to_float(pixels[batch]), generator), steps.epsilon)
-            loss_of = learner.objective(added, labels[batch], generator)
+        source.learner.freeze(loop.fold_norms)
+        for batch in inner_pass:
+            added = clamp(inner(to_float(pixels[batch]), generator), pgd.epsilon)
+            loss_of = source.learner.objective(added, labels[batch], generator)
             moved = signed_gradient_steps(
-                loss_of, noise.of(batch), step=steps.step, steps=steps.steps, add=added.add
+                loss_of, delta.of(batch), step=pgd.step, steps=pgd.steps, add=added.add
             )
-            noise.set(batch, moved)
+            delta.set(batch, moved)
+            checkpoint.offer(state)
 
         # Eval(F'(view(x) + delta; theta), y).
-        shown = (
-            (stop(to_float(pixels[batch]), generator) + noise.of(batch), labels[batch])
-            for batch in noise.rows.split(settings.inner_batch_size)
+        protected = (
+            (stop(to_float(pixels[batch]), generator) + delta.of(batch), labels[batch])
+            for batch in delta.rows.split(loop.inner_batch_size)
         )
-        rounds.append(learner.error(shown, noise))
-        of = "" if settings.rounds is None else f" of {settings.rounds}"
-        report(f"round {len(rounds)}{of}: error {rounds[-1]:.1%}")
+        errors.append(source.learner.error(protected, delta))
+        delta.end_round()
+        inner_pass.end()
+        of = "" if loop.rounds is None else f" of {loop.rounds}"
+        report(f"round {len(errors)}{of}: error {errors[-1]:.1%}")
 
-    return made()
-
-
-class Classifier:
-    """The source model of Algorithm 1: it learns labels."""
-
-    def __init__(self, model: nn.Module, precision: str) -> None:
-        self.model, self.precision = model, precision
-
-    def loss(
-        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Cross-entropy."""
-        return F.cross_entropy(logits(self.model, x, self.precision), labels)
-
-    def stepped(self) -> None:
-        """Nothing more to do."""
-
-    def objective(
-        self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """L(F'(view(x) + delta; theta), y), summed: no image scales another's gradient."""
-
-        def loss_of(delta: torch.Tensor) -> torch.Tensor:
-            predicted = logits(self.model, added.shown(delta), self.precision)
-            return F.cross_entropy(predicted, labels, reduction="sum")
-
-        return loss_of
-
-    def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
-        """The share of the protected images that it gets wrong."""
-        wrong = 0
-        for x, labels in shown:
-            with torch.no_grad():
-                wrong += int((logits(self.model, x, self.precision).argmax(1) != labels).sum())
-        return wrong / len(noise.rows)
+    return perturbation()
 
 
-# --- whose noise a row of delta is ----------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
-class SampleWise:
-    """One delta an image.
-
-    Attributes:
-        delta: `(N, 3 or 1, H, W)`, at first 0.
-        labels: `(N,)` of all images.
-        rows: `(M,)` of those that are protected.
-        kind: `Perturbation.kind`.
-    """
-
-    kind: ClassVar[str] = "sample_wise"
+class _SourceModel:
+    """F' with the optimizer of its parameters theta."""
 
     def __init__(
-        self, images: ImageSet, channels: int, only: tuple[int, ...] | None = None
-    ) -> None:
-        self.labels = images.labels.to(device())
-        self.rows = torch.arange(len(images), device=device())
-        if only is not None:
-            if absent := sorted(set(only) - set(images.labels.tolist())):
-                raise ValueError(f"only is {only}: {images.name} has no images of class {absent}")
-            self.rows = self.rows[torch.isin(self.labels, torch.tensor(only, device=device()))]
-        count, (height, width) = self._deltas(images), images.images.shape[2:]
-        self.delta = torch.zeros(count, channels, height, width, device=device())
-
-    def _deltas(self, images: ImageSet) -> int:
-        return len(images)
-
-    def start(self, epsilon: float, generator: torch.Generator) -> None:
-        """Anywhere in the ball, for what is protected."""
-        for part in self.delta.split(100):  # the whole may be most of the memory
-            part.copy_(random_start(part, epsilon, generator))
-        left = torch.ones(len(self.delta), dtype=torch.bool, device=self.delta.device)
-        left[self._place(self.rows)] = False
-        self.delta[left] = 0
-
-    def _place(self, batch: torch.Tensor) -> torch.Tensor:
-        """Which rows of delta the images `batch` have."""
-        return batch
-
-    def of(self, batch: torch.Tensor) -> torch.Tensor:
-        """The noise of the images `batch` `(B,)`, in the memory order that convolutions want."""
-        return self.delta[batch].contiguous(memory_format=torch.channels_last)
-
-    def set(self, batch: torch.Tensor, moved: torch.Tensor) -> None:
-        self.delta[batch] = moved
-
-    def passes(
-        self, size: int, generator: torch.Generator, alike: bool = False
-    ) -> tuple[torch.Tensor, ...]:
-        """What is protected once, in batches: in order where it is all one, and if they have to be
-        `alike`, drawn under the seed and as large as each other, to one image."""
-        return _batches(self._drawn(generator) if alike else self.rows, size, alike)
-
-    def _drawn(self, generator: torch.Generator) -> torch.Tensor:
-        """The rows of what is protected, in an order of its own."""
-        return self.rows[torch.randperm(len(self.rows), generator=generator).to(device())]
-
-    def perturbation(
         self,
+        loop: Bilevel,
         images: ImageSet,
-        epsilon: float,
-        defender: str,
-        started: float,
-        rounds: Sequence[float] = (),
-    ) -> Perturbation:
-        """This noise as it is now; `started` when `time.perf_counter` said so."""
-        return Perturbation(
-            delta=self.delta.cpu(),
-            kind=self.kind,
-            epsilon=epsilon,
-            defender=defender,
-            fingerprint=images.fingerprint,
-            rounds=tuple(rounds),
-            seconds=time.perf_counter() - started,
+        seed: int,
+        precision: str,
+        generator: torch.Generator,
+    ) -> None:
+        learner = self.learner = loop.learning.start(loop.net, images, seed, precision)
+        self.model, decay = self.learner.model, loop.weight_decay
+        self.optimizer: torch.optim.Optimizer
+        if loop.optimizer == "adam":
+            parameters = self.model.parameters()
+            self.optimizer = torch.optim.Adam(parameters, lr=loop.learning_rate, weight_decay=decay)
+        else:
+            self.optimizer = sgd(
+                self.model, loop.learning_rate, momentum=loop.momentum, weight_decay=decay
+            )
+        self._step = Step(
+            self.model,
+            self.optimizer,
+            lambda x, labels: (learner.loss(x, labels, generator),),
+            clip=loop.clip,
+            capture=graphs() if self.learner.capturable and loop.optimizer == "sgd" else None,
         )
 
+    def optimize(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step on protected images `(B, 3, H, W)`; their loss before it."""
+        (loss,) = self._step(x, labels)
+        self.learner.stepped()
+        return loss
 
-class ClassWise(SampleWise):
-    """One delta a class: after each batch, the mean of what its images' deltas would be.
+    def state_dict(self) -> dict[str, Any]:
+        return states_of({"model": self.model, "optimizer": self.optimizer})
 
-    So the last batches decide, and they are drawn; both as released (`perturbation.py:166-223`).
-    """
-
-    kind = "class_wise"
-
-    def _deltas(self, images: ImageSet) -> int:
-        return len(images.classes)
-
-    def _place(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.labels[batch]
-
-    def of(self, batch: torch.Tensor) -> torch.Tensor:
-        return super().of(self._place(batch))
-
-    def set(self, batch: torch.Tensor, moved: torch.Tensor) -> None:
-        labels = self.labels[batch]
-        sums = torch.zeros_like(self.delta).index_add_(0, labels, moved)
-        counts = torch.bincount(labels, minlength=len(self.delta))
-        present = counts > 0
-        self.delta[present] = sums[present] / counts[present].view(-1, 1, 1, 1)
-
-    def passes(
-        self, size: int, generator: torch.Generator, alike: bool = False
-    ) -> tuple[torch.Tensor, ...]:
-        """What is protected once, in batches drawn under the seed."""
-        return _batches(self._drawn(generator), size, alike)
-
-
-NOISE: dict[str, type[SampleWise]] = {"sample": SampleWise, "class": ClassWise}
-
-
-# --- the loop's small change ----------------------------------------------------------------------
-
-
-def _fresh(
-    settings: Bilevel, images: ImageSet, seed: int, precision: str
-) -> tuple[Learner, torch.optim.Optimizer]:
-    """An untrained source model and its optimizer."""
-    learner = settings.learning.start(settings.net, images, seed, precision)
-    parameters, rate, decay = (
-        learner.model.parameters(),
-        settings.learning_rate,
-        settings.weight_decay,
-    )
-    if settings.optimizer == "adam":
-        return learner, torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
-    return learner, torch.optim.SGD(
-        parameters, lr=rate, momentum=settings.momentum, weight_decay=decay
-    )
-
-
-def _batches(order: torch.Tensor, size: int, alike: bool) -> tuple[torch.Tensor, ...]:
-    """All of `order` in batches: of `size` but for the last, or as many `alike` to one image."""
-    return order.tensor_split(math.ceil(len(order) / size)) if alike else order.split(size)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        put_back(state, {"model": self.model, "optimizer": self.optimizer})
 
 
 def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
 
 
-def _endless(
-    count: int, size: int, generator: torch.Generator, whole: bool = False
-) -> Iterator[torch.Tensor]:
-    """Training batches, continuing across rounds, always in the same order, as released.
-
-    The order is drawn once: the released one is that of the data set, and pictures of a folder
-    that stand sorted by class would come one class a batch.
-
-    Args:
-        whole: batches of one size, drawn anew for each pass (see `Learning.together`).
-    """
-    order = torch.randperm(count, generator=generator).to(device())
-    alone = count % size == 1  # the last image of all; batch norm cannot train on one
-    while True:
-        yield from _batches(order, size, whole or alone)
-        if whole:
-            order = torch.randperm(count, generator=generator).to(device())
-
-
-def _not_converged(settings: Bilevel, partial: Perturbation) -> NotConverged:
+def _not_converged(loop: Bilevel, partial: Perturbation) -> NotConverged:
     return NotConverged(
-        f"after {settings.max_rounds} rounds the source model still errs on "
-        f"{partial.rounds[-1]:.1%} of the protected images, not below {settings.stop_error:.1%}. "
+        f"after {loop.max_rounds} rounds the source model still errs on "
+        f"{partial.rounds[-1]:.1%} of the protected images, not below {loop.stop_error:.1%}. "
         "Allow more rounds (max_rounds) or training batches a round (outer_batches). What the loop "
         "had by then is in this exception's `perturbation`.",
         partial,

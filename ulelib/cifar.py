@@ -131,8 +131,8 @@ def _cached(source: Path, split: str, n_classes: int) -> Arrays:
 
     Pages are read when they are touched; a write goes to this process's own copy of the page.
     """
-    told = source.stat()
-    origin = json.dumps([CACHE_FORMAT, str(source.resolve()), told.st_size, told.st_mtime_ns])
+    about = source.stat()
+    origin = json.dumps([CACHE_FORMAT, str(source.resolve()), about.st_size, about.st_mtime_ns])
     folder = cache_folder() / hashlib.sha256(origin.encode()).hexdigest()[:16]
     files = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
     sums = folder / f"{split}.sha256"

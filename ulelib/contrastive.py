@@ -30,9 +30,10 @@ from lightly.models.utils import update_momentum
 from torch import nn
 from torch.nn import functional as F
 
-from ulelib.bilevel import Learner, SampleWise
-from ulelib.csd import csd, misplaced
+from ulelib.csd import Groups, csd, misplaced
 from ulelib.data import ImageSet
+from ulelib.deltas import SampleWise
+from ulelib.learners import Learner
 from ulelib.machine import logits, seeded_model
 from ulelib.models import build_model, check_size, headless
 from ulelib.pgd import Clamp
@@ -103,27 +104,30 @@ class Encoder(nn.Module, abc.ABC):
     Attributes:
         backbone: from images `(B, 3, H, W)` to features `(B, F)`.
         project: backbone and head, to what the loss compares.
+        spread: of SimSiam as a source model, after the last round (`spread_of`).
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.project = nn.Sequential(backbone, head)
+        self.spread: torch.Tensor
+        self.register_buffer("spread", torch.tensor(math.inf))
 
     @abc.abstractmethod
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
         """The loss of two views `(B, 3, H, W)` of the same images, a scalar."""
 
     def stepped(self) -> None:
-        """Told after each step of the optimizer."""
+        """Called after each step of the optimizer."""
 
 
 class SimCLR(Encoder):
     """Each view shall be more like its other than like any other image of the batch."""
 
-    def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
-        super().__init__(backbone, SimCLRProjectionHead(width, told.hidden, told.dim))
-        self.criterion = NTXentLoss(told.temperature)
+    def __init__(self, how: Contrastive, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone, SimCLRProjectionHead(width, how.hidden, how.dim))
+        self.criterion = NTXentLoss(how.temperature)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
         both = logits(self.project, torch.cat([first, second]), precision)
@@ -139,11 +143,11 @@ class MoCo(Encoder):
     its own protected self among what it shall be unlike.
     """
 
-    def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
-        super().__init__(backbone, MoCoProjectionHead(width, told.hidden, told.dim))
+    def __init__(self, how: Contrastive, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone, MoCoProjectionHead(width, how.hidden, how.dim))
         self.follower = copy.deepcopy(self.project)
-        self.criterion = NTXentLoss(told.temperature, memory_bank_size=(told.queue, told.dim))
-        self.momentum = told.momentum
+        self.criterion = NTXentLoss(how.temperature, memory_bank_size=(how.queue, how.dim))
+        self.momentum = how.momentum
 
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
         bank = self.criterion.memory_bank
@@ -178,9 +182,9 @@ class SimSiam(Encoder):
     While noise is made (in eval mode) the gradient is not stopped, as released (`k_grad`).
     """
 
-    def __init__(self, told: Contrastive, backbone: nn.Module, width: int) -> None:
-        super().__init__(backbone, SimSiamProjectionHead(width, told.hidden, told.hidden))
-        self.predict = SimSiamPredictionHead(told.hidden, told.dim, told.hidden)
+    def __init__(self, how: Contrastive, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone, SimSiamProjectionHead(width, how.hidden, how.hidden))
+        self.predict = SimSiamPredictionHead(how.hidden, how.dim, how.hidden)
         self.criterion = NegativeCosineSimilarity()
 
     def forward(self, first: torch.Tensor, second: torch.Tensor, precision: str) -> torch.Tensor:
@@ -202,17 +206,17 @@ def spread_of(projected: torch.Tensor) -> float:
     """How far what a head returns for different images `(N, D)` is apart: the mean standard
     deviation at unit length, times the square root of D. About 1 where it fills the sphere, 0 where
     all is one point (Chen and He, CVPR 2021, Figure 2)."""
-    shown = F.normalize(projected)
-    return float(shown.std(0).mean()) * shown.shape[1] ** 0.5
+    unit = F.normalize(projected)
+    return float(unit.std(0).mean()) * unit.shape[1] ** 0.5
 
 
-def warn_if_collapsed(told: Contrastive, spread: float) -> None:
+def warn_if_collapsed(how: Contrastive, spread: float) -> None:
     """The other two methods hold images apart by their loss.
 
     Warns:
         Collapsed: SimSiam's `spread` is that of nearly one point.
     """
-    if told.method == "simsiam" and spread < COLLAPSED:
+    if how.method == "simsiam" and spread < COLLAPSED:
         warnings.warn(
             f"SimSiam has collapsed: the spread of what it shows is {spread:.3f}, where 1 fills "
             "the sphere. Lower learning_rate, or take a larger head",
@@ -230,7 +234,7 @@ ENCODERS: dict[str, Callable[[Contrastive, nn.Module, int], Encoder]] = {
 
 @settings
 class Transferable:
-    """What the source model of *Transferable Unlearnable Examples* learns (see `bilevel.Learning`).
+    """What the source model of *Transferable Unlearnable Examples* learns (`learners.Learning`).
 
     The released commands of SimCLR and SimSiam have a `contrastive_weight` of 0: their noise comes
     from CSD alone, in the defender `CSD`. Here, as in the paper's equation, both count. In the
@@ -255,17 +259,18 @@ class Transferable:
     spread: Literal["moving", "fixed"] = "moving"
 
     def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
-        """See `bilevel.Learning`."""
+        """See `learners.Learning`."""
         return TwoViews(self, self.contrastive.build(net, images, seed), precision)
 
 
 class TwoViews:
-    """A source model that learns without labels (see `bilevel.Learner`)."""
+    """A source model that learns without labels (see `learners.Learner`)."""
 
-    def __init__(self, told: Transferable, model: Encoder, precision: str) -> None:
-        self.told, self.model, self.precision = told, model, precision
-        self.augment = view(told.contrastive.augment)
-        self.spread = math.inf  # of SimSiam after the last round
+    capturable: ClassVar[bool] = False  # its views are drawn
+
+    def __init__(self, learning: Transferable, model: Encoder, precision: str) -> None:
+        self.learning, self.model, self.precision = learning, model, precision
+        self.augment = view(learning.contrastive.augment)
 
     def loss(
         self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
@@ -279,29 +284,38 @@ class TwoViews:
         """The second network follows, where there is one."""
         self.model.stepped()
 
+    def freeze(self, fold: bool) -> None:
+        """Eval mode; nothing is folded (see `Bilevel.fold_norms`)."""
+        self.model.eval().requires_grad_(False)
+
     def objective(
         self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """The paper's loss of a batch's noise."""
 
+        groups = Groups.of(labels)
+
         def loss_of(delta: torch.Tensor) -> torch.Tensor:
-            contrastive = self.loss(added.shown(delta), labels, generator)
-            apart = csd(delta, labels, self.told.spread)
-            return self.told.contrastive_weight * contrastive + self.told.csd_weight * apart
+            contrastive = self.loss(added.image(delta), labels, generator)
+            apart = csd(delta, groups, self.learning.spread)
+            weights = self.learning.contrastive_weight, self.learning.csd_weight
+            return weights[0] * contrastive + weights[1] * apart
 
         return loss_of
 
-    def error(self, shown: Iterable[tuple[torch.Tensor, torch.Tensor]], noise: SampleWise) -> float:
+    def error(
+        self, protected: Iterable[tuple[torch.Tensor, torch.Tensor]], delta: SampleWise
+    ) -> float:
         """The share of the noise that lies nearer to another class's mean.
 
         Warns:
             Collapsed: SimSiam shows nearly one point of the first batch in two rounds, as an
                 untrained network may in one; noise that is made with it comes from CSD alone.
         """
-        if self.told.contrastive.method == "simsiam":
-            x, _ = next(iter(shown))
+        if self.learning.contrastive.method == "simsiam":
+            x, _ = next(iter(protected))
             with torch.no_grad():
                 spread = spread_of(logits(self.model.project, x, self.precision))
-            warn_if_collapsed(self.told.contrastive, max(spread, self.spread))
-            self.spread = spread
-        return misplaced(noise)
+            warn_if_collapsed(self.learning.contrastive, max(spread, float(self.model.spread)))
+            self.model.spread.fill_(spread)
+        return misplaced(delta)

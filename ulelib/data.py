@@ -85,6 +85,12 @@ class ImageSet:
         files = tuple(self.files[i] for i in indices.tolist()) if self.files else ()
         return ImageSet(self.images[indices], self.labels[indices], self.classes, self.name, files)
 
+    def first(self, count: int) -> ImageSet:
+        """The first `count` images, or all where there are fewer; no copy."""
+        return ImageSet(
+            self.images[:count], self.labels[:count], self.classes, self.name, self.files[:count]
+        )
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hex digits that tell these images, labels and their order from any others."""
@@ -156,11 +162,11 @@ def _folder_of(name: str, split: str) -> Path:
     Raises:
         DataUnavailable: there is none; says where it was looked for.
     """
-    told = os.environ.get("ULELIB_DATA")
-    root = (Path(told).expanduser() if told else Path.cwd()) / Path(name).expanduser()
+    named = os.environ.get("ULELIB_DATA")
+    root = (Path(named).expanduser() if named else Path.cwd()) / Path(name).expanduser()
     if not root.is_dir():
         known = ["shapes", *cifar.CLASSES]
-        where = root if told or Path(name).is_absolute() else f"{root} (ULELIB_DATA is not set)"
+        where = root if named or Path(name).is_absolute() else f"{root} (ULELIB_DATA is not set)"
         raise DataUnavailable(f"data set {name!r} is none of {known}, and no folder {where}")
     parts = {"train": ("train",), "test": TEST_FOLDERS}[split]
     for part in parts:

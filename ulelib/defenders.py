@@ -10,33 +10,35 @@ The paper's four (section 4) are one loop with four views of the clean image:
 Beside them AdvPois (Fowl et al., NeurIPS 2021), an attack on a trained network; the noises of
 *Transferable Unlearnable Examples* (Ren et al., ICLR 2023); and random noise.
 A new defender is a function from a `Setting` to a method, and a line in `DEFENDERS`; a new method
-is settings with a function `make` (`stages.Method`), here or in a file of its own.
+is settings with a function `make` (`specs.Method`), here or in a file of its own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from ulelib.bilevel import NOISE, Bilevel
+from ulelib.bilevel import Bilevel
+from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint, put_back, states_of
 from ulelib.data import ImageSet, check_classes
+from ulelib.deltas import DELTAS
 from ulelib.machine import device, to_float
-from ulelib.perturbation import Perturbation
+from ulelib.perturbation import Perturbation, energy_shares, sample_of
 from ulelib.pgd import Pgd, adversarial
 from ulelib.profiles import Profile
-from ulelib.settings import LATER, Radius, op, settings
-from ulelib.stages import Data, Method, Part, Precision, Run
+from ulelib.settings import Radius, at_default, op, settings
+from ulelib.specs import Data, Method, Part, Precision, Run
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a defender is told: whose images, and with which budget.
+    """What a defender knows: whose images, and the budget.
 
     Attributes:
         data: the images to protect.
@@ -83,12 +85,11 @@ class Poison:
     inner: Pgd = Pgd(step=0.4 / 255, steps=250, random_start=True)
     shift: Annotated[int, Field(ge=0, le=100_000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 500
-    wise: Literal["sample", "class"] = field(default="sample", metadata=LATER)
+    wise: Literal["sample", "class"] = "sample"
 
-    @property
-    def immaterial(self) -> frozenset[str]:
-        """What cannot change the result."""
-        return frozenset({"batch_size"}) if self.wise == "sample" else frozenset()
+    def not_in_key(self) -> frozenset[str]:
+        """See `settings.key_of`."""
+        return frozenset({"wise", "batch_size"}) if self.wise == "sample" else frozenset()
 
     def make(
         self,
@@ -98,8 +99,9 @@ class Poison:
         *,
         network: Callable[[Run], nn.Module],
         report: Callable[[str], None],
+        checkpoint: Checkpoint = NO_CHECKPOINT,
     ) -> Perturbation:
-        """See `stages.Method`."""
+        """See `specs.Method`."""
         check_classes(images)
         if self.shift >= len(images.classes):
             raise ValueError(
@@ -107,27 +109,39 @@ class Poison:
             )
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed)
-        model, noise = network(self.victim), NOISE[self.wise](images, 3)
+        model, delta = network(self.victim), DELTAS[self.wise](images, 3)
         pixels, labels = images.images.to(device()), images.labels.to(device())
-        moved = 0
-        for batch in noise.passes(self.batch_size, generator):
-            noise.set(
-                batch,
-                adversarial(
-                    model,
-                    to_float(pixels[batch]),
-                    (labels[batch] + self.shift) % len(images.classes),
-                    self.inner,
-                    generator,
-                    start=noise.of(batch),
-                    direction=-1 if self.shift else 1,
-                    precision=precision,
-                ),
+        targets = (labels + self.shift) % len(images.classes)
+        rows, done = torch.cat(delta.passes(self.batch_size, generator)), 0  # images moved
+        parts = {"delta": delta, "generator": generator}
+        if saved := checkpoint.restore():
+            put_back(saved["parts"], parts)
+            done, started = saved["done"], started - saved["seconds"]
+
+        def state() -> dict[str, Any]:
+            seconds = time.perf_counter() - started
+            return {"parts": states_of(parts), "done": done, "seconds": seconds}
+
+        while done < len(rows):
+            batch = rows[done : done + self.batch_size]
+            moved = adversarial(
+                model,
+                to_float(pixels[batch]),
+                targets[batch],
+                self.inner,
+                generator,
+                start=delta.of(batch),
+                direction=-1 if self.shift else 1,
+                precision=precision,
             )
-            moved += len(batch)
-            report(f"{moved} of {len(images)} images moved")
+            delta.set(batch, moved)
+            done += len(batch)
+            report(f"{done} of {len(rows)} images moved")
+            checkpoint.offer(state)
+        delta.end_round()
         defender = "AdvPois" if self.shift else "error-max"
-        return noise.perturbation(images, self.inner.epsilon, defender, started)
+        seconds = time.perf_counter() - started
+        return delta.perturbation(images, self.inner.epsilon, defender, seconds)
 
 
 @settings
@@ -140,7 +154,11 @@ class Random:
 
     epsilon: Radius = 8 / 255
     wise: Literal["sample", "class"] = "sample"
-    one_sided: bool = field(default=False, metadata=LATER)
+    one_sided: bool = False
+
+    def not_in_key(self) -> frozenset[str]:
+        """See `settings.key_of`."""
+        return at_default(self, "one_sided")
 
     def make(
         self,
@@ -150,8 +168,9 @@ class Random:
         *,
         network: Callable[[Run], nn.Module],
         report: Callable[[str], None],
+        checkpoint: Checkpoint = NO_CHECKPOINT,
     ) -> Perturbation:
-        """See `stages.Method`."""
+        """See `specs.Method`."""
         count = len(images) if self.wise == "sample" else len(images.classes)
         generator = torch.Generator().manual_seed(seed)
         delta = torch.rand(count, *images.images.shape[1:], generator=generator)
@@ -163,6 +182,7 @@ class Random:
             epsilon=self.epsilon,
             defender="random",
             fingerprint=images.fingerprint,
+            made_of=(energy_shares(sample_of(delta, torch.arange(count))),),
         )
 
 
@@ -288,6 +308,7 @@ def random_class_wise(setting: Setting) -> Method:
     return Random(setting.loop.inner.epsilon, "class")
 
 
+CLEAN = "clean"  # stands in tables where a defender would: nobody protected these images
 VICTIM_OFFSET = 500_000  # an exploiter of the same seed must not start from the victim's weights
 
 DEFENDERS: dict[str, Callable[[Setting], Method]] = {

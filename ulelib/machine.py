@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -47,6 +48,23 @@ def keep_freed_memory() -> None:
         mallopt(m_top_pad, 256 * 2**20)
 
 
+def prepare() -> None:
+    """Prepare a process for training: memory (`keep_freed_memory`) and, on a GPU, the same bits in
+    every run: deterministic kernels, and float32 that is float32 (TF32 keeps 10 of its 23 bits).
+
+    For whoever owns the process: a worker, the kernel of a page, a script. Call it before torch
+    allocates its first tensor. An operation without a deterministic kernel warns, and its bits may
+    differ from run to run.
+    """
+    keep_freed_memory()
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def device() -> torch.device:
     """The CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,6 +83,7 @@ def is_native(precision: str) -> bool:
     return precision == "float32" or fastest_precision() == precision
 
 
+READ_BY_JOBS = ("execute.py", "inputs.py")  # what makes the inputs of a computation
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -87,21 +106,31 @@ def seeded_model(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
     torch's own random generators are left as they were. They are the whole process's: of several
     threads (of a Dask worker, say) one at a time draws.
     """
-    with _SEEDING, torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _SEEDING, torch.random.fork_rng(devices=[]):  # weights are drawn on the processor
+        torch.default_generator.manual_seed(seed)
         return make_model().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def describe() -> dict[str, Any]:
-    """What a record says about the machine: processor, threads, versions. No names, no paths."""
+    """What a record says about the machine: processor, threads, versions; of a GPU the flags that
+    change bits. No names, no paths."""
     where = device()
+    gpu = {}
+    if where.type == "cuda":
+        gpu = {
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
+            "cuda_graphs": os.environ.get("ULELIB_CUDA_GRAPHS", "1") != "0",
+        }
     return {
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name(),
+        **gpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # plain, so that a checkpoint can hold it
     }
 
 
@@ -111,11 +140,11 @@ def folder(variable: str, name: str) -> Path:
     A notebook's working folder differs between papermill and JupyterLab, so it is the last choice.
     An empty variable counts as unset; `~` is the home folder.
     """
-    if told := os.environ.get(variable):
+    if named := os.environ.get(variable):
         try:
-            return Path(told).expanduser()
+            return Path(named).expanduser()
         except RuntimeError as error:
-            raise ValueError(f"{variable} is {told!r}: {error}") from error
+            raise ValueError(f"{variable} is {named!r}: {error}") from error
     project = Path(__file__).resolve().parent.parent
     return (project if (project / "pyproject.toml").exists() else Path.cwd()) / name
 
@@ -123,6 +152,21 @@ def folder(variable: str, name: str) -> Path:
 def made_by() -> dict[str, Any]:
     """What a record says of its making: the machine, and the commit of the code."""
     return {"machine": describe(), "commit": commit()}
+
+
+def code_and_machine() -> dict[str, Any]:
+    """What the bits of a computation depend on, beside its spec: the machine, and the code of the
+    science, by its SHA-256."""
+    return {**describe(), "code": _code()}
+
+
+@functools.cache
+def _code() -> str:
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in (*sorted(folder.glob("*.py")), *(folder / "jobs" / name for name in READ_BY_JOBS)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 from torchvision.models import densenet, resnet, vgg
 
@@ -261,6 +262,17 @@ def headless(model: nn.Module) -> tuple[nn.Module, int]:
         raise ValueError(f"{type(model).__name__} ends in {type(last).__name__}, not in Linear")
     model.set_submodule(name, nn.Identity())
     return model, last.in_features
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A copy of a network in eval mode, each batch norm folded into the convolution before it:
+    fewer passes over the same numbers, whose last digits differ.
+
+    Its gradient of the input took 1 / 1.2 of the time with ResNet-18, VGG-11 and DenseNet, and the
+    same with `convnet` (`benchmarks/README.md`).
+    """
+    copy = fuse(model.eval())
+    return copy.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -28,9 +29,12 @@ EXPORTS = {
 }
 KINDS = ("sample_wise", "class_wise")
 CHUNK = 1000  # images at a time, where each would otherwise need its own float32 copy
-MOST_VALUES = 2**33  # of a file's delta: 32 GiB
 MOST_META = 10_000_000  # characters
-META = ("kind", "epsilon", "defender", "fingerprint", "rounds", "seconds")
+SAMPLED = 2**24  # values of delta that say what it is made of
+MEASURED_AT_ONCE = 2**21  # values
+TILE = 4  # pixels a side
+META = ("kind", "epsilon", "defender", "fingerprint", "rounds", "made_of", "seconds")
+SHARES = ("luminance", "chroma", "tiles", "constant")  # of `energy_shares`
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,7 @@ class Perturbation:
         rounds: the source model's error (a fraction) after each round of Algorithm 1; of CSD and
             TUE, the share of the noise nearer to another class's mean (`csd.misplaced`).
         seconds: how long it took to make.
+        made_of: `energy_shares` after each round, of a sample of the images (`sample_of`).
 
     Raises:
         ValueError: a value out of its range.
@@ -60,6 +65,7 @@ class Perturbation:
     fingerprint: str
     rounds: tuple[float, ...] = ()
     seconds: float = 0.0
+    made_of: tuple[dict[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -71,6 +77,13 @@ class Perturbation:
             raise ValueError(f"epsilon is {self.epsilon}: it must lie in (0, 1], e.g. 8 / 255")
         if not all(_is_number(error) and 0 <= error <= 1 for error in self.rounds):
             raise ValueError(f"rounds are {self.rounds!r:.100}: each must be a number in [0, 1]")
+        for shares in self.made_of:
+            if not isinstance(shares, dict) or set(shares) != {*SHARES}:
+                raise ValueError(f"made_of has {shares!r:.100}: expected {', '.join(SHARES)}")
+            if not all(
+                _is_number(share) and -1e-6 <= share <= 1 + 1e-6 for share in shares.values()
+            ):
+                raise ValueError(f"made_of has {shares!r:.100}: shares lie in [0, 1]")
         if self.delta.dtype != torch.float32 or self.delta.ndim != 4:
             raise ValueError(
                 f"delta is {self.delta.dtype} of shape {tuple(self.delta.shape)}; "
@@ -236,7 +249,7 @@ class Perturbation:
         path = Path(path).expanduser()
         if not path.parent.is_dir():  # safetensors' error would be "Input/output error"
             raise FileNotFoundError(errno.ENOENT, "there is no folder", str(path.parent))
-        meta = {name: getattr(self, name) for name in META} | {"digest": self._digest()}
+        meta = {name: getattr(self, name) for name in META} | {"seal": self._seal()}
         try:
             save_file({"delta": self.delta.contiguous()}, path, {"ulelib": json.dumps(meta)})
         except SafetensorError as error:  # its own class, also for a full disk
@@ -261,12 +274,12 @@ class Perturbation:
         try:
             with safe_open(path, framework="pt") as file:
                 meta = _meta((file.metadata() or {})["ulelib"])
-                shape = file.get_slice("delta").get_shape()
-                if math.prod(shape) > MOST_VALUES:
-                    raise ValueError(f"its delta of shape {tuple(shape)} is too large")
-                digest = meta.pop("digest")
+                stored = file.get_slice("delta")  # of which nothing is read yet
+                if stored.get_dtype() != "F32" or len(stored.get_shape()) != 4:
+                    raise ValueError(f"its delta is {stored.get_dtype()} {stored.get_shape()}")
+                seal = meta.pop("seal")
                 found = cls(delta=file.get_tensor("delta"), **meta)
-            if digest != found._digest():
+            if seal != found._seal():
                 raise ValueError("its content is not what was written")
         except (
             SafetensorError, RuntimeError, KeyError, TypeError, ValueError, MemoryError
@@ -276,12 +289,17 @@ class Perturbation:
             ) from error
         return found
 
-    def _digest(self) -> str:
-        """SHA-256 of the noise and of what is said of it, against edits of either."""
-        meta = json.dumps([getattr(self, name) for name in META])
-        digest = hashlib.sha256(meta.encode())
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of delta: its numbers, shape and dtype."""
+        digest = hashlib.sha256(f"{self.delta.dtype} {tuple(self.delta.shape)}".encode())
         digest.update(self.delta.contiguous().numpy().data)
         return digest.hexdigest()
+
+    def _seal(self) -> str:
+        """SHA-256 of delta and of what is said of it, against edits of either."""
+        meta = json.dumps([self.sha256, *(getattr(self, name) for name in META)])
+        return hashlib.sha256(meta.encode()).hexdigest()
 
 
 def _meta(text: str) -> dict[str, Any]:
@@ -293,19 +311,22 @@ def _meta(text: str) -> dict[str, Any]:
     if len(text) > MOST_META:
         raise ValueError(f"{len(text):,} characters of metadata")
     try:
-        told = json.loads(text)
+        meta = json.loads(text)
     except RecursionError:
         raise ValueError("metadata nested without end") from None
-    if not isinstance(told, dict) or set(told) != {*META, "digest"}:
-        raise ValueError(f"its metadata must have {', '.join(META)} and a digest")
+    if isinstance(meta, dict) and "digest" in meta:
+        raise ValueError("written by version 0.4 or before; make the perturbation again")
+    if not isinstance(meta, dict) or set(meta) != {*META, "seal"}:
+        raise ValueError(f"its metadata must have {', '.join(META)} and a seal")
     for name in ("kind", "defender", "fingerprint"):
-        if not isinstance(told[name], str) or len(told[name]) > 200:
-            raise ValueError(f"{name} is {told[name]!r:.100}, not a text")
-    if not re.fullmatch(r"[0-9a-f]{16}|", told["fingerprint"]):
-        raise ValueError(f"fingerprint is {told['fingerprint']!r:.100}")
-    if not isinstance(told["rounds"], list):
-        raise ValueError(f"rounds are {told['rounds']!r:.100}, not numbers")
-    return told | {"rounds": tuple(told["rounds"])}
+        if not isinstance(meta[name], str) or len(meta[name]) > 200:
+            raise ValueError(f"{name} is {meta[name]!r:.100}, not a text")
+    if not re.fullmatch(r"[0-9a-f]{16}|", meta["fingerprint"]):
+        raise ValueError(f"fingerprint is {meta['fingerprint']!r:.100}")
+    for name in ("rounds", "made_of"):
+        if not isinstance(meta[name], list):
+            raise ValueError(f"{name} is {meta[name]!r:.100}, not a list")
+    return meta | {name: tuple(meta[name]) for name in ("rounds", "made_of")}
 
 
 def _is_number(value: object) -> bool:
@@ -319,7 +340,7 @@ def apply_delta(
     images: torch.Tensor, delta: torch.Tensor, epsilon: float, export: str = "exact"
 ) -> torch.Tensor:
     """Add noise to 8-bit images: where all experiments round and cast. (`protect` does both at each
-    picture's own size, `protect.spread`.)
+    picture's own size, `photos.encode.spread`.)
 
     Args:
         images: `(N, 3, H, W)` uint8.
@@ -374,19 +395,36 @@ def energy_shares(delta: torch.Tensor) -> dict[str, float]:
         1/(H W).
     """
     height, width = delta.shape[2:]
+    pixels = _tile_pixels(height)[:, None] * _tile_pixels(width)  # of each tile
     total = luminance = tiles = constant = 0.0
-    for part in delta.split(CHUNK):
+    for part in delta.split(max(1, MEASURED_AT_ONCE // delta[0].numel()) if len(delta) else 1):
         colour = part.expand(-1, 3, -1, -1)
-        means = F.avg_pool2d(colour, 4, ceil_mode=True)  # of the pixels that a border's tile has
-        spread = means.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :height, :width]
+        means = F.avg_pool2d(colour, TILE, ceil_mode=True)  # of the pixels that a border's tile has
         total += _energy(colour)
         luminance += 3 * _energy(colour.mean(1))
-        tiles += _energy(spread)
+        tiles += _energy(means * pixels.to(means).sqrt())
         constant += height * width * _energy(colour.mean((2, 3)))
     if total == 0:
         return {"luminance": 0.0, "chroma": 0.0, "tiles": 0.0, "constant": 0.0}
     shares = {"luminance": luminance / total, "chroma": 1 - luminance / total}
     return shares | {"tiles": tiles / total, "constant": constant / total}
+
+
+def sample_of(delta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Evenly spaced rows of delta, about 5,000 images of 32 pixels: enough to say what the whole is
+    made of (`energy_shares`) to a fraction of a percent, in a fraction of a second.
+
+    Args:
+        delta: `(N, 3 or 1, H, W)` float32.
+        rows: `(M,)` int64, which of them are looked at.
+    """
+    most = max(1, SAMPLED // delta[0].numel())
+    return delta[rows[:: math.ceil(len(rows) / most)]]
+
+
+def _tile_pixels(side: int) -> torch.Tensor:
+    """Pixels of each tile along a side: `TILE`, and the rest at the border."""
+    return torch.tensor([min(TILE, side - start) for start in range(0, side, TILE)])
 
 
 def _energy(values: torch.Tensor) -> float:
@@ -411,12 +449,12 @@ def sign_balance(delta: torch.Tensor, border: int = 4) -> dict[str, float]:
         raise ValueError(f"a border of {border} pixels, in noise of {tuple(delta.shape[2:])}")
     edge = torch.ones(delta.shape[2:], dtype=torch.bool)
     edge[border:-border, border:-border] = False
-    told = {}
+    found = {}
     for name, where in (("inside", ~edge), ("border", edge)):
         values = delta[..., where]  # (N, channels, pixels)
-        told[f"positive, {name}"] = float((values > 0).sum() / values.numel())
-        told[f"mean, {name}"] = 255 * float(values.mean(dtype=torch.float64))
-    return told
+        found[f"positive, {name}"] = float((values > 0).sum() / values.numel())
+        found[f"mean, {name}"] = 255 * float(values.mean(dtype=torch.float64))
+    return found
 
 
 def added_levels(clean: torch.Tensor, published: torch.Tensor) -> dict[str, float]:

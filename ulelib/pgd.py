@@ -19,7 +19,7 @@ from ulelib.settings import Count, Radius, settings
 
 
 class Diverged(RuntimeError):
-    """A network is lost: its loss, its gradient or what it answers is NaN or infinite."""
+    """Diverged: loss, gradient or logits are not finite."""
 
 
 @settings
@@ -94,7 +94,7 @@ class Clamp(Protocol):
 
     def __init__(self, picture: torch.Tensor, epsilon: float) -> None: ...
 
-    def shown(self, delta: torch.Tensor) -> torch.Tensor:
+    def image(self, delta: torch.Tensor) -> torch.Tensor:
         """What the network sees: `(B, 3, H, W)`."""
 
     def add(self, delta: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class Ball:
     def __init__(self, picture: torch.Tensor, epsilon: float) -> None:
         self.picture, self.epsilon = picture, epsilon
 
-    def shown(self, delta: torch.Tensor) -> torch.Tensor:
+    def image(self, delta: torch.Tensor) -> torch.Tensor:
         return self.picture + delta
 
     def add(self, delta: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
@@ -139,7 +139,7 @@ class ReleasedGray(Ball):
     channels, which agree, so it is three times as long: that is `step`, not done here.
     """
 
-    def shown(self, delta: torch.Tensor) -> torch.Tensor:
+    def image(self, delta: torch.Tensor) -> torch.Tensor:
         sum_ = self.picture + delta
         # The released gradient is that of the clamped picture itself: clamping stops none of it.
         clamped = sum_ + (sum_.clamp(0, 1) - sum_).detach()
@@ -204,7 +204,7 @@ def adversarial(
         delta = clamp.add(delta, random_start(delta, attack.epsilon, generator))
     return signed_gradient_steps(
         lambda d: F.cross_entropy(
-            logits(model, clamp.shown(d), precision), labels, reduction="sum"
+            logits(model, clamp.image(d), precision), labels, reduction="sum"
         ),
         delta,
         step=attack.step,

@@ -12,11 +12,13 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint, put_back, states_of
 from ulelib.contrastive import Contrastive, spread_of, warn_if_collapsed
 from ulelib.data import ImageSet
 from ulelib.exploiters import SEED_OFFSET, Recipe
@@ -24,6 +26,7 @@ from ulelib.machine import device, logits, to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Diverged
 from ulelib.settings import Op
+from ulelib.step import Schedule, Step
 from ulelib.views import View, view
 
 NEIGHBOURS = 200  # of Wu et al., CVPR 2018, and of nearly every evaluation since
@@ -66,85 +69,145 @@ def pretrain(
     seed: int = 0,
     precision: str = "float32",
     report: Callable[[str], None] = lambda line: None,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Pretraining, nn.Module]:
     """Train a network without labels on published images; probe its features with clean ones.
 
     Args:
         train_set: what the defender published; its labels are not looked at.
-        clean_set: clean training images, with labels, for the probes.
-        test_set: clean images; they are only looked at, and select nothing.
+        clean_set, test_set: clean images: the probes learn from the one and are measured on the
+            other, which selects nothing.
         contrastive: how it learns.
-        net: the network, a key of `models.MODELS` that ends in a linear layer.
-        recipe: how it is trained; label smoothing and mirror images at the test are no part of it.
-        seed: of the initial weights, the order and the views, shifted as in `exploit`.
-        precision: of the passes, "float32" or "bfloat16".
-        report: is told each epoch's neighbours, in words.
+        net, recipe: the network, a key of `models.MODELS` that ends in a linear layer, and how it
+            is trained; label smoothing and mirror images at the test are no part of it.
+        seed, precision, report, checkpoint: as of `exploiters.exploit`.
 
     Returns:
-        what it shows, and the trained backbone in eval mode: images to features.
+        what was measured, and the trained backbone in eval mode: images to features.
 
     Raises:
-        ValueError: fewer images than a batch, or a batch or a set of images that does not fit the
-            queue; see `Contrastive.build`.
+        ValueError: fewer images than a batch, or than the queue holds (`Contrastive.build`).
         Diverged: the loss, or a feature, is not finite.
 
     Warns:
-        Collapsed: SimSiam shows nearly one point; the other two hold images apart by their loss.
+        Collapsed: SimSiam shows nearly one point.
     """
-    steps = recipe.steps_per_epoch(train_set)
-    started = time.perf_counter()
-    seed += SEED_OFFSET
-    generator = torch.Generator().manual_seed(seed)
-    pixels, augment = train_set.images.to(device()), view(contrastive.augment)
-    model = contrastive.build(net, train_set, seed)
-    fresh = _normed(model.backbone, clean_set, augment, recipe.batch_size, seed, precision)
-    known, seen = (features(fresh, some, precision) for some in (clean_set, test_set))
-    untrained = linear_probe(known, clean_set, seen, test_set)
-    optimizer = recipe.optimizer(model)
-    scheduler = recipe.scheduler(optimizer, recipe.epochs * steps)
-    # Drawn, since a folder's images stand class by class; the same for all seeds.
-    drawn = torch.randperm(len(clean_set), generator=torch.Generator().manual_seed(0))
-    bank = clean_set.select(drawn[:BANK])
-    glimpse = test_set.select(torch.arange(min(recipe.curve_images, len(test_set))))
+    started, seed = time.perf_counter(), seed + SEED_OFFSET
+    trainer = _Trainer(train_set, contrastive, net, recipe, seed, precision)
+    model, probes = trainer.model, _Probes(clean_set, test_set, precision)
+    if saved := checkpoint.restore():
+        put_back(saved["parts"], trainer.parts)
+        curve, untrained, started = saved["curve"], saved["untrained"], started - saved["seconds"]
+    else:
+        curve, untrained = [], probes.linear(trainer.untrained(clean_set, seed))
 
-    curve: list[float] = []
-    for epoch in range(recipe.epochs):
-        model.train().requires_grad_(True)
-        order = torch.randperm(len(train_set), generator=generator).to(device())
-        for batch in order[: steps * recipe.batch_size].split(recipe.batch_size):
-            x = to_float(pixels[batch])
-            loss = model(augment(x, generator), augment(x, generator), precision)
-            optimizer.zero_grad()
-            loss.backward()
-            if recipe.clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            scheduler.step()
-            model.stepped()
-        if not torch.isfinite(loss):
-            raise Diverged(f"the loss is {loss.item()} in epoch {epoch + 1}; lower learning_rate")
-        known, seen = (features(model.backbone, some, precision) for some in (bank, glimpse))
-        curve.append(neighbours(known, bank, seen, glimpse))
-        report(f"epoch {epoch + 1} of {recipe.epochs}: {curve[-1]:.1f} % of {len(glimpse)}")
+    def state() -> dict[str, Any]:
+        saved = {"parts": states_of(trainer.parts), "curve": curve, "untrained": untrained}
+        return saved | {"seconds": time.perf_counter() - started}
 
-    known, seen = (features(model.backbone, some, precision) for some in (clean_set, test_set))
+    for epoch in range(len(curve) + 1, recipe.epochs + 1):
+        trainer.epoch(epoch)
+        curve.append(probes.neighbours_of_some(model.backbone, recipe.curve_images))
+        report(f"epoch {epoch} of {recipe.epochs}: {curve[-1]:.1f} %")
+        if epoch < recipe.epochs:
+            checkpoint.offer(state)
     spread = spread_of(features(model.project, test_set, precision))
     warn_if_collapsed(contrastive, spread)
-    shows = Pretraining(
-        accuracy=linear_probe(known, clean_set, seen, test_set),
-        knn=neighbours(known, clean_set, seen, test_set),
-        untrained=untrained,
-        curve=tuple(curve),
-        spread=spread,
-        chance=100 / len(test_set.classes),
-        seconds=time.perf_counter() - started,
-    )
-    return shows, model.backbone
+    accuracy, knn = probes.both(model.backbone)
+    chance, seconds = 100 / len(test_set.classes), time.perf_counter() - started
+    measured = Pretraining(accuracy, knn, untrained, tuple(curve), spread, chance, seconds)
+    return measured, model.backbone
+
+
+class _Trainer:
+    """A network that is trained without labels."""
+
+    def __init__(
+        self,
+        train_set: ImageSet,
+        contrastive: Contrastive,
+        net: Op,
+        recipe: Recipe,
+        seed: int,
+        precision: str,
+    ) -> None:
+        self.recipe, self.precision = recipe, precision
+        self.steps = recipe.steps_per_epoch(train_set)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pixels, self.augment = train_set.images.to(device()), view(contrastive.augment)
+        model = self.model = contrastive.build(net, train_set, seed)
+        optimizer = recipe.optimizer(self.model)
+        changes = recipe.epochs * self.steps
+        schedule = Schedule(optimizer, lambda own: recipe.scheduler(own, changes))
+        self.step = Step(
+            self.model,
+            optimizer,
+            lambda first, second: (model(first, second, precision),),
+            clip=recipe.clip,
+            schedule=schedule,
+        )
+        self.parts = {"model": self.model, "optimizer": optimizer}
+        self.parts |= {"schedule": schedule, "generator": self.generator}
+
+    def untrained(self, images: ImageSet, seed: int) -> nn.Module:
+        """The backbone before training, see `normed`."""
+        batch_size = self.recipe.batch_size
+        return normed(self.model.backbone, images, self.augment, batch_size, seed, self.precision)
+
+    def epoch(self, number: int) -> None:
+        """Train on every image once."""
+        self.model.train().requires_grad_(True)
+        order = torch.randperm(len(self.pixels), generator=self.generator).to(device())
+        size = self.recipe.batch_size
+        for batch in order[: self.steps * size].split(size):
+            x = to_float(self.pixels[batch])
+            (loss,) = self.step(self.augment(x, self.generator), self.augment(x, self.generator))
+            self.model.stepped()
+        if not torch.isfinite(loss):
+            raise Diverged(f"the loss is {loss.item()} in epoch {number}; lower learning_rate")
+
+
+class _Probes:
+    """Probes of a backbone's features: taught by clean images, measured on clean images."""
+
+    def __init__(self, clean_set: ImageSet, test_set: ImageSet, precision: str) -> None:
+        self.clean_set, self.test_set, self.precision = clean_set, test_set, precision
+        # Drawn, since a folder's images stand class by class; the same for all seeds.
+        drawn = torch.randperm(len(clean_set), generator=torch.Generator().manual_seed(0))
+        self.bank = clean_set.select(drawn[:BANK])
+
+    def linear(self, backbone: nn.Module) -> float:
+        """`linear_probe`, on all test images."""
+        return linear_probe(*self._features(backbone, self.clean_set, self.test_set))
+
+    def both(self, backbone: nn.Module) -> tuple[float, float]:
+        """`linear_probe` and `neighbours`, on all test images."""
+        found = self._features(backbone, self.clean_set, self.test_set)
+        return linear_probe(*found), neighbours(*found)
+
+    def neighbours_of_some(self, backbone: nn.Module, count: int) -> float:
+        """`neighbours`, of the first `count` test images among the bank."""
+        return neighbours(*self._features(backbone, self.bank, self.test_set.first(count)))
+
+    def _features(
+        self, backbone: nn.Module, known: ImageSet, seen: ImageSet
+    ) -> tuple[torch.Tensor, ImageSet, torch.Tensor, ImageSet]:
+        return (
+            features(backbone, known, self.precision),
+            known,
+            features(backbone, seen, self.precision),
+            seen,
+        )
 
 
 @torch.no_grad()
-def _normed(
-    backbone: nn.Module, images: ImageSet, augment: View, batch: int, seed: int, precision: str
+def normed(
+    backbone: nn.Module,
+    images: ImageSet,
+    augment: View,
+    batch_size: int,
+    seed: int,
+    precision: str,
 ) -> nn.Module:
     """A copy whose batch norms have seen one view of each image, and whose weights are as drawn.
 
@@ -152,7 +215,7 @@ def _normed(
     than any that was trained: its features are several points better.
     """
     fresh, generator = copy.deepcopy(backbone).train(), torch.Generator().manual_seed(seed)
-    for part in images.images.to(device()).split(batch):
+    for part in images.images.to(device()).split(batch_size):
         logits(fresh, augment(to_float(part), generator), precision)
     return fresh
 

@@ -1,8 +1,8 @@
 """Settings: frozen dataclasses that are checked when they are made, and their canonical text.
 
 A spec is made of nothing but settings: numbers, texts, tuples and other settings. So it can be
-written as one canonical JSON text, whose hash is the key of what is computed from it; it can be
-pickled and sent to another machine; and it holds no function.
+written as one canonical JSON text, whose hash is the key of what is computed from it (`key_of`),
+and read back (`read`); it can be pickled and sent to another machine; and it holds no function.
 
 `@settings` makes such a dataclass. Every field is checked against its annotation, and the error
 names the field: `Recipe.momentum`. `@checked` does the same for the arguments of a function. The
@@ -35,6 +35,8 @@ def settings(cls: type[T]) -> type[T]:
     `True` is no number and `"3"` no count; NaN and infinities are refused. The error is a
     ValueError that names the class, the field, the bound and what was given.
     """
+    if hasattr(cls, "immaterial"):
+        raise TypeError(f"{cls.__name__}.immaterial has no effect any more: name it not_in_key()")
     made: Any = checked_dataclass(frozen=True, config=CHECKS)(cls)
     initialise, fields = made.__init__, [field.name for field in dataclasses.fields(made)]
 
@@ -43,8 +45,8 @@ def settings(cls: type[T]) -> type[T]:
         try:
             initialise(self, *values, **named)
         except ValidationError as error:  # its own text is many lines with a web address each
-            told = [_told(cls.__name__, fields, one) for one in error.errors()]
-            raise ValueError("; ".join(told)) from None
+            refused = [_refusal(cls.__name__, fields, one) for one in error.errors()]
+            raise ValueError("; ".join(refused)) from None
 
     made.__init__ = init
     return made  # type: ignore[no-any-return]
@@ -63,13 +65,13 @@ def checked(function: F) -> F:
         try:
             return strict(*values, **named)
         except ValidationError as error:
-            told = [_told(function.__name__.strip("_"), known, one) for one in error.errors()]
-            raise ValueError("; ".join(told)) from None
+            refused = [_refusal(function.__name__.strip("_"), known, one) for one in error.errors()]
+            raise ValueError("; ".join(refused)) from None
 
     return call  # type: ignore[return-value]
 
 
-def _told(what: str, fields: list[str], error: Any) -> str:
+def _refusal(what: str, fields: list[str], error: Any) -> str:
     """One refused field: `Recipe.momentum is 5: input should be less than 1`."""
     first, *within = error["loc"] or ("",)
     if isinstance(first, int):  # given by its place
@@ -82,12 +84,6 @@ def _told(what: str, fields: list[str], error: Any) -> str:
     said = error["msg"][0].lower() + error["msg"][1:]
     return f"{place} is {error['input']!r:.200}: {said}"
 
-
-# A field that cannot change a result, so it is no part of the key.
-NO_KEY = {"key": "never"}
-# A field younger than the first results: no part of the key while it has its default, so that what
-# was computed before there was such a choice stays valid.
-LATER = {"key": "unless default"}
 
 # Whole numbers have an upper bound, too: beyond it a loop would never end, or a tensor never fit.
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -163,19 +159,16 @@ def described(spec: Any, keyed: bool = False) -> Any:
 
     Args:
         spec: settings, or what they are made of.
-        keyed: only what belongs to the key (see `NO_KEY` and `LATER`).
+        keyed: only what belongs to the key, see `key_of`.
     """
     if isinstance(spec, Op):
         return {"op": spec.name, **{name: described(value) for name, value in spec.options}}
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        immaterial: frozenset[str] = (
-            getattr(spec, "immaterial", frozenset()) if keyed else frozenset()
-        )
+        outside = spec.not_in_key() if keyed and hasattr(spec, "not_in_key") else ()
         return {"type": type(spec).__name__} | {
-            field.name: described(value, keyed)
+            field.name: described(getattr(spec, field.name), keyed)
             for field in dataclasses.fields(spec)
-            for value in (getattr(spec, field.name),)
-            if field.name not in immaterial and not (keyed and _left_out(field, value))
+            if field.name not in outside
         }
     if isinstance(spec, tuple | list):
         return [described(item, keyed) for item in spec]
@@ -184,9 +177,44 @@ def described(spec: Any, keyed: bool = False) -> Any:
     raise TypeError(f"{spec!r} has no canonical text: a spec is made of settings")
 
 
-def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
-    rule = field.metadata.get("key")
-    return rule == "never" or (rule == "unless default" and value == field.default)
+def read(plain: Any, classes: Mapping[str, type]) -> Any:
+    """The spec that `described` wrote as plain data. Fields that are missing have their default:
+    older code did not know them.
+
+    Args:
+        plain: JSON data.
+        classes: settings by the name that stands under "type".
+
+    Raises:
+        UnknownType: settings that are not among `classes`.
+        ValueError: an unknown field, or a value out of its range; names it.
+    """
+    if isinstance(plain, list):
+        return tuple(read(item, classes) for item in plain)
+    if not isinstance(plain, dict):
+        return plain
+    plain = dict(plain)
+    if "op" in plain:
+        name = plain.pop("op")
+        return op(name, **{option: read(value, classes) for option, value in plain.items()})
+    kind = plain.pop("type", None)
+    if not isinstance(kind, str) or kind not in classes:
+        raise UnknownType(f"type {kind!r:.100}; choose from {sorted(classes)}")
+    return classes[kind](**{name: read(value, classes) for name, value in plain.items()})
+
+
+class UnknownType(ValueError):
+    """Plain data of settings that are not among the given classes: of another version, perhaps."""
+
+
+def at_default(spec: Any, *names: str) -> frozenset[str]:
+    """Those of a spec's fields that have their default.
+
+    For `not_in_key`: a field that is younger than the first results stays out of the key while it
+    has its default, so that what was computed before there was a choice stays valid.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(spec)}
+    return frozenset(name for name in names if getattr(spec, name) == defaults[name])
 
 
 def canonical(spec: Any) -> str:
@@ -196,5 +224,9 @@ def canonical(spec: Any) -> str:
 
 
 def key_of(spec: Any) -> str:
-    """The first 16 hex digits of SHA-256 of the canonical text."""
+    """The first 16 hex digits of SHA-256 of the canonical text.
+
+    All fields belong to it but those that the class's `not_in_key()` names: fields that cannot
+    change a result, and younger ones at their default (`at_default`).
+    """
     return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]

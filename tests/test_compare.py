@@ -1,0 +1,240 @@
+"""Measured cells find their printed number, and the clean runs that both are measured against."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from ulelib.book.compare import compare, comparison_table, means, verdict_counts
+from ulelib.book.printed import load
+
+
+def frame_of(*rows):
+    """(defender, exploiter, accuracy, seed, export) as a frame of `Lab.table`."""
+    names = ["defender", "exploiter", "accuracy", "seed", "export"]
+    padded = [(*row, *(0, "exact")[len(row) - 3 :]) for row in rows]
+    return pd.DataFrame(padded, columns=names).assign(chance=10.0)
+
+
+RESULTS = frame_of(
+    ("ULEO-GrayAugs", "gray", 27.0, 0, "as_released"),
+    ("ULEO", "gray", 88.0),
+    ("ULEO", "gray", 90.0, 1),
+    ("ULEO-GrayAugs", "gray", 80.0),
+    ("clean", "standard", 93.0, 0, "-"),
+    ("clean", "gray", 91.0, 0, "-"),
+    ("TUE", "gray", 11.0),
+)
+
+
+def test_comparison_is_in_the_papers_order():
+    frame = comparison_table(RESULTS)
+    assert [*frame[("", "defender")]] == ["clean", "ULEO", "ULEO-GrayAugs", "ULEO-GrayAugs", "TUE"]
+    assert sorted(frame[("", "export")]) == ["-", "as_released", "exact", "exact", "exact"]
+    by_cell = frame.set_index([("", "defender"), ("", "export")])
+    assert by_cell[("gray", "measured")].to_dict() == {
+        ("clean", "-"): "91.00 (1)",
+        ("ULEO", "exact"): "89.00 ± 1.41 (2)",
+        ("ULEO-GrayAugs", "exact"): "80.00 (1)",
+        ("ULEO-GrayAugs", "as_released"): "27.00 (1)",
+        ("TUE", "exact"): "11.00 (1)",
+    }
+    assert by_cell.loc[("ULEO", "exact"), ("gray", "published")] == "90.06 ± 3.51 (5)"
+    assert by_cell[("gray", "verdict")].to_dict() == {
+        ("clean", "-"): "near",
+        ("ULEO", "exact"): "near",
+        ("ULEO-GrayAugs", "exact"): "far",
+        ("ULEO-GrayAugs", "as_released"): "near",
+        ("TUE", "exact"): "—",
+    }
+    assert [*frame[("standard", "verdict")]] == ["reference", "—", "—", "—", "—"]
+
+
+def test_intervals_stand_beside_verdicts_from_three_runs_on():
+    more = frame_of(
+        *(("clean", "standard", 93.0 + i / 10, i, "-") for i in range(3)),
+        *(("ULEO", "gray", 89.0 + i, i) for i in range(3)),
+    )
+    frame = comparison_table(more).set_index([("", "defender"), ("", "export")])
+    interval = frame.loc[("ULEO", "exact"), ("gray", "interval")]
+    low, high = map(float, interval.split(" to "))
+    assert -0.15 <= low < high <= 0.15
+    assert frame.loc[("ULEO", "exact"), ("gray", "verdict")] == "reproduced"
+    assert frame.loc[("clean", "-"), ("standard", "interval")] == "—"
+
+
+def test_a_variant_is_compared_with_its_defenders_row():
+    variant = "ULEO-GrayAugs (released loop)"
+    frame = comparison_table(pd.concat([frame_of((variant, "gray", 27.0)), RESULTS]))
+    row = frame[frame[("", "defender")] == variant].iloc[0]
+    assert row[("gray", "published")] == "24.98 ± 5.84 (5)"
+    assert row[("gray", "verdict")] == "near"
+
+
+def test_comparison_ignores_the_order_of_the_runs():
+    first, second = comparison_table(RESULTS), comparison_table(RESULTS[::-1])
+    by = [("", "defender"), ("", "export")]
+    columns = first.columns
+    assert first.sort_values(by, ignore_index=True).equals(
+        second[columns].sort_values(by, ignore_index=True)
+    )
+
+
+def test_comparison_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match="clean"):
+        comparison_table(RESULTS[:2])
+    with pytest.raises(ValueError, match="several results"):
+        comparison_table(pd.concat([RESULTS, frame_of(("ULEO", "gray", 50.0))]))
+    with pytest.raises(ValueError, match="no Table '11'"):
+        comparison_table(RESULTS, table="11")
+    mixed = RESULTS.assign(setting="5% clean + 10%").query("defender == 'ULEO'")
+    with pytest.raises(ValueError, match="no result on clean images for gray, 5% clean"):
+        whole = RESULTS.query("defender == 'clean'").assign(setting="-")
+        comparison_table(pd.concat([whole, mixed]), table="4")
+
+
+def row(defender, exploiter, accuracy, seed=0, net="convnet (a)", source="-", setting="-"):
+    columns = ["defender", "exploiter", "accuracy", "seed", "net", "source", "setting"]
+    values = [defender, exploiter, accuracy, seed, net, source, setting]
+    export = "-" if defender == "clean" else "as_released"
+    return dict(zip(columns, values, strict=True)) | {"export": export, "chance": 10.0}
+
+
+def test_source_and_exploiter_networks_find_their_number():
+    """Table 3: a narrow network stands for the whole one, and is measured by its own clean row."""
+    narrow = {"resnet18": "resnet18 (width 0.25)", "vgg11": "vgg11 (width 0.25)"}
+    rows = [
+        row("clean", "standard", 80 if m == "vgg11" else 90, net=net) for m, net in narrow.items()
+    ]
+    rows += [
+        row("ULEO-GrayAugs", exploiter, 30 if source == "vgg11" else 50, net=net, source=source)
+        for source in narrow.values()
+        for net in narrow.values()
+        for exploiter in ("standard", "gray")
+    ]
+    by = ["defender", "source", "net", "exploiter"]
+    found = compare(pd.DataFrame(rows), "3", by).set_index(["source", "net", "exploiter"])
+    assert found["value"].to_dict() == pytest.approx(
+        {
+            ("-", narrow["resnet18"], "standard"): math.nan,
+            ("-", narrow["vgg11"], "standard"): math.nan,
+            (narrow["resnet18"], narrow["resnet18"], "standard"): 28.35,
+            (narrow["resnet18"], narrow["resnet18"], "gray"): 28.97,
+            (narrow["resnet18"], narrow["vgg11"], "standard"): 33.07,
+            (narrow["resnet18"], narrow["vgg11"], "gray"): 28.78,
+            (narrow["vgg11"], narrow["resnet18"], "standard"): 11.47,
+            (narrow["vgg11"], narrow["resnet18"], "gray"): 11.14,
+            (narrow["vgg11"], narrow["vgg11"], "standard"): 14.50,
+            (narrow["vgg11"], narrow["vgg11"], "gray"): 13.23,
+        },
+        nan_ok=True,
+    )
+    cell = found.loc[(narrow["resnet18"], narrow["vgg11"], "gray")]
+    assert cell["retained"] == pytest.approx(40 / 70)  # of the VGG's own 80 %
+    assert cell["published_retained"] == pytest.approx((28.78 - 10) / (91.66 - 10))  # Table 6
+    laid_out = comparison_table(pd.DataFrame(rows), "3", ["source"], ["net", "exploiter"])
+    assert ("vgg11 (width 0.25), gray", "published") in laid_out.columns
+
+
+def test_differences_are_measured_by_the_clean_row_of_their_setting():
+    """Tables 4 and 9."""
+    mixed = "5% clean + 10%"
+    rows = [
+        row("clean", "standard", 86),
+        row("clean", "standard", 60, setting="5% clean"),
+        row("clean", "standard", 70, setting=mixed),
+        row("clean", "gray", 65, setting=mixed),
+        row("ULEO", "standard", 58, setting=mixed),
+        row("ULEO", "gray", 64, setting=mixed),
+    ]
+    by = ["defender", "setting", "exploiter"]
+    found = compare(pd.DataFrame(rows), "4", by).set_index(by)
+    cell = found.loc[("ULEO", mixed, "standard")]
+    assert (cell["points"], cell["value"], cell["unit"]) == (-12, -13.55, "points")
+    assert cell["retained"] == pytest.approx(48 / 60)
+    assert cell["published_retained"] == pytest.approx((80.83 - 13.55 - 10) / (80.83 - 10))
+    assert found.loc[("ULEO", mixed, "gray"), "points"] == -1
+    assert found.loc[("clean", "5% clean", "standard"), "value"] == 63.89
+    assert found.loc[("clean", mixed, "standard"), "retained"] == pytest.approx(60 / 76)
+    frame = comparison_table(pd.DataFrame(rows), "4", ["setting", "defender"], ["exploiter"])
+    texts = frame.set_index([("", "setting"), ("", "defender")]).loc[(mixed, "ULEO")]
+    assert texts[("standard", "measured")] == "-12.00 (1)"
+    assert texts[("standard", "published")] == "-13.55"
+
+
+def test_no_effect_reproduces_no_difference():
+    """Tables 4 and 9 have narrower limits: -7.56 points are 0.09 of the clean accuracy."""
+    setting = "10% clean + 30%"
+    rows = [
+        row(defender, exploiter, 80.0 + seed / 10, seed=seed, setting=where)
+        for seed in range(3)
+        for defender, exploiter, where in (
+            ("clean", "standard", "-"),
+            ("clean", "gray", setting),
+            ("ULEO", "gray", setting),
+            ("ULEO-GrayAugs", "gray", setting),
+        )
+    ]
+    by = ["defender", "setting", "exploiter"]
+    found = compare(pd.DataFrame(rows), "9", by).set_index("defender")
+    assert found.loc["ULEO-GrayAugs", "value"] == -7.56
+    assert found.loc["ULEO-GrayAugs", "label"] == "protects less"
+    assert found.loc["ULEO", "label"] == "reproduced"  # -0.18 in print
+
+
+def test_a_network_without_its_clean_run_is_not_measured_by_another():
+    rows = [row("clean", "standard", 90, net=net) for net in ("resnet18 (a)", "mlp (b)")]
+    rows.append(row("ULEO", "standard", 50, net="vgg11 (c)", source="mlp"))
+    with pytest.raises(ValueError, match=r"no result of the standard exploiter with vgg11 \(c\)"):
+        compare(pd.DataFrame(rows), "6", ["defender", "net"])
+
+
+def test_attacked_networks_are_measured_by_that_of_clean_images():
+    """Table 7."""
+    rows = [row("clean", "standard", 86)]
+    for defender, accuracies in (("clean", (70, 40, 35)), ("ULEO", (69, 38, 25))):
+        settings = ("test clean", "test FGSM", "test PGD-20")
+        rows += [
+            row(defender, "at", accuracy, setting=setting)
+            for accuracy, setting in zip(accuracies, settings, strict=True)
+        ]
+    found = compare(pd.DataFrame(rows), "7", ["defender", "exploiter", "setting"])
+    cell = found.set_index(["defender", "setting"]).loc[("ULEO", "test PGD-20")]
+    assert cell["value"] == 40.34
+    assert cell["retained"] == pytest.approx(15 / 25)
+    assert cell["published_retained"] == pytest.approx(30.34 / 36.59)
+
+
+def test_every_printed_number_can_be_found_by_a_cell():
+    """Each row of `printed.csv`, asked for under the names that a page gives it."""
+    frame = load()
+    for table, prints in frame.groupby("table"):
+        nets = sorted({"resnet18", *prints["model"]} - {""})
+        rows = [row("clean", "standard", 90, net=net) for net in nets]
+        for number in prints.itertuples():
+            by_source = number.setting.startswith("generator")
+            known = (number.defender, number.exploiter, number.model, number.setting)
+            if known[:2] == ("clean", "standard") and number.setting in ("", "ImageNet-100"):
+                continue
+            rows.append(
+                row(
+                    number.defender,
+                    number.exploiter,
+                    50,
+                    net=number.model or "resnet18",
+                    source=number.setting.removeprefix("generator ") if by_source else "-",
+                    setting="-" if by_source or not number.setting else number.setting,
+                )
+            )
+        by = ["defender", "exploiter", "net", "source", "setting"]
+        found = compare(pd.DataFrame(rows).drop_duplicates(by), table, by)
+        assert set(prints["value"]) == set(found["value"].dropna())
+
+
+def test_means_and_counts():
+    assert means(RESULTS)[("ULEO", "exact", "gray")] == 89.0
+    assert means(RESULTS)[("clean", "-", "gray")] == 91.0
+    assert {type(mean) for mean in means(RESULTS).values()} == {float}  # `glue` takes no numpy's
+    counts = verdict_counts(comparison_table(RESULTS), "exact")
+    assert counts == "1 near, 1 far"  # the clean row is near, too
+    assert verdict_counts(comparison_table(RESULTS), "as_released") == "1 near"
