@@ -81,6 +81,17 @@ def test_the_loop_goes_on_bit_for_bit(
     made_in_parts(defender, {"rounds": 4} | changes, tmp_path, stops=4)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"from_scratch": True}, {"view": op("gray"), "channels": 1}]
+)
+@pytest.mark.parametrize("defender", ["ULEO", "ULEO class-wise"])
+def test_the_loop_goes_on_within_a_pass(
+    defender: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """At the paper's size a pass over all images takes an hour of two cores."""
+    made_in_parts(defender, {"rounds": 2, "inner_batch_size": 25} | changes, tmp_path, stops=6)
+
+
 @pytest.mark.filterwarnings("ignore::ulelib.contrastive.Collapsed")  # so few images
 @pytest.mark.parametrize("defender", ["TUE-SimCLR", "TUE-MoCo", "TUE-SimSiam"])
 def test_the_loop_without_labels_goes_on_bit_for_bit(defender: str, tmp_path: Path) -> None:

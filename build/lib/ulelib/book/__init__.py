@@ -1,0 +1,1 @@
+"""What a page of the book shows: printed numbers, verdicts, claims, figures."""

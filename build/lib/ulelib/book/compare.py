@@ -1,0 +1,351 @@
+"""Measured accuracies compared with printed numbers, each with its verdict.
+
+compare(frame, "2")             one row a cell, numbers
+comparison_table(frame, "2")    the same as text, laid out as the paper prints it
+measured(frame, by), means(frame)    means over the seeds alone
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from ulelib.book.printed import SETTING, model_of, number_of, reference_of, row_of, table_rows
+from ulelib.book.verdict import (
+    MARGIN,
+    MARGIN_POINTS,
+    NEAR,
+    NEAR_POINTS,
+    REFERENCE,
+    span,
+    verdict,
+)
+from ulelib.defenders import CLEAN
+
+ABSENT = "—"  # stands for a missing number
+NAMES = ["defender", "exploiter", "net", "source", "setting"]  # what a print is found by
+COMPARED = (  # the columns that `compare` adds to the names of a cell
+    *("mean", "std", "n", "values"),
+    *("value", "printed_std", "printed_n", "unit", "model", "published_setting", "points"),
+    *("label", "retained", "published_retained", "low", "high"),
+)
+
+
+def compare(
+    frame: pd.DataFrame,
+    table: str,
+    by: Sequence[str] = ("defender", "export", "exploiter"),
+) -> pd.DataFrame:
+    """Every measured cell beside the published number that it stands for, one a row.
+
+    A cell stands for the number of its defender, exploiter, network and setting. A variant, such as
+    "ULEO-GrayAugs (released loop)" or "at (released)", stands for the row of its name up to " (";
+    the fast network of the small profiles for the paper's ResNet-18; a narrow network for the whole
+    one. In Tables 3 and 6 the setting is the source network.
+
+    What protection leaves is measured against the clean row that `printed.csv` names as the
+    number's reference, and against our own runs of the same: the standard exploiter with the same
+    network, or the same exploiter in the same setting (Tables 4, 7 and 9). Where the paper prints a
+    difference (Tables 4 and 9), it is added to its clean row, and the verdict's limits are 0.02 and
+    0.03.
+
+    Args:
+        frame: of `Lab.table`; must hold the standard exploiter on clean images. Columns net, source
+            and setting may be missing.
+        table: the published table.
+        by: the columns that make a cell.
+
+    Returns:
+        columns `by`; mean, std, n, values (see `measured`); of the print, NaN or "" where there is
+        none: value, printed_std, printed_n, unit, model, published_setting; points, our difference
+        from clean where the paper prints one; and of the verdict: label ("" without a print,
+        "reference" for what others are measured against), retained, published_retained, low, high.
+
+    Raises:
+        ValueError: no result of the standard exploiter on clean images; several results for one
+            cell and seed; no such table.
+    """
+    frame = frame.assign(**{name: "-" for name in NAMES[2:] if name not in frame})
+    prints = table_rows(table)
+    whole = _standard_on_clean(frame)
+    chance = float(whole["chance"].iloc[0])
+    cells = measured(frame, by)
+    names = frame.groupby([*by], sort=False)[NAMES].first().loc[cells.index]
+    pooled = _pooled(cells[names["defender"] != CLEAN])
+    lines = []
+    for place, (key, cell) in enumerate(cells.iterrows()):
+        named, keys = names.iloc[place], key if isinstance(key, tuple) else (key,)
+        line = dict(zip(by, keys, strict=True)) | dict(cell)
+        line |= dict.fromkeys(("label", "unit", "model", "published_setting"), "")
+        number = _printed_for(prints, named)
+        if number is not None:
+            clean = _our_reference(frame, whole, named, number)
+            protected = named["defender"] != CLEAN
+            line |= _beside(cell, number, clean, chance, pooled if protected else None, protected)
+        lines.append(line)
+    compared = pd.DataFrame(lines).reindex(columns=[*by, *COMPARED])
+    order = _order(names["defender"].tolist(), prints["defender"].unique().tolist())
+    return compared.iloc[order].reset_index(drop=True)
+
+
+def _standard_on_clean(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the standard exploiter on all clean images.
+
+    Raises:
+        ValueError: there are none.
+    """
+    rows = frame[
+        (frame["defender"] == CLEAN)
+        & (frame["exploiter"] == "standard")
+        & (frame["setting"] == "-")
+    ]
+    if rows.empty:
+        raise ValueError(
+            "no result of the standard exploiter on clean images, by which all others are "
+            'measured: add lab.cells(["clean"], ["standard"])'
+        )
+    return rows
+
+
+def _order(defenders: list[str], printed: list[str]) -> list[int]:
+    """The places of `defenders` in the paper's order, a variant behind its own, others at the end.
+
+    Args:
+        printed: the defenders of the table, in the paper's order.
+    """
+
+    def rank(place: int) -> tuple[int, str]:
+        name = defenders[place]
+        row = row_of(name)
+        return (printed.index(row) if row in printed else len(printed), name)
+
+    return sorted(range(len(defenders)), key=rank)
+
+
+def _printed_for(prints: pd.DataFrame, named: pd.Series[Any]) -> pd.Series[Any] | None:
+    """The one print that a cell stands for; None where its table has none.
+
+    Args:
+        prints: the rows of a table.
+        named: the cell's `NAMES`.
+    """
+    by_source = prints["setting"].str.startswith("generator").any()
+    settings = prints["setting"].unique()
+    setting = named["setting"]
+    if setting == "-":
+        setting = settings[0] if len(settings) == 1 else ""
+        if by_source and named["defender"] != CLEAN:
+            setting = f"generator {model_of(named['source'])}"
+    fits = prints[
+        (prints["defender"] == row_of(named["defender"]))
+        & (prints["exploiter"] == row_of(named["exploiter"]))
+        & prints["model"].isin((model_of(named["net"]), ""))
+        & (prints["setting"] == setting)
+    ]
+    return None if fits.empty else fits.iloc[0]
+
+
+def _our_reference(
+    frame: pd.DataFrame, whole: pd.DataFrame, named: pd.Series[Any], number: pd.Series[Any]
+) -> float:
+    """Our mean accuracy on clean images that a cell is measured against, percent.
+
+    Args:
+        whole: its rows of the standard exploiter on all clean images.
+        named: the cell's `NAMES`.
+        number: the print that it stands for.
+
+    Raises:
+        ValueError: the frame lacks it.
+    """
+    if number["reference"] == SETTING:
+        alike = frame[
+            (frame["defender"] == CLEAN)
+            & (frame["exploiter"] == named["exploiter"])
+            & (frame["setting"] == named["setting"])
+        ]
+        if alike.empty:
+            raise ValueError(
+                f"no result on clean images for {named['exploiter']}, {named['setting']}, by which "
+                f"those of {named['defender']} are measured"
+            )
+        return float(alike["accuracy"].mean())
+    same = whole[whole["net"] == named["net"]]
+    if same.empty:
+        raise ValueError(
+            f"no result of the standard exploiter with {named['net']} on clean images, by which "
+            f"that on {named['defender']} is measured"
+        )
+    return float(same["accuracy"].mean())
+
+
+def _beside(
+    cell: pd.Series[Any],
+    number: pd.Series[Any],
+    clean: float,
+    chance: float,
+    pooled: tuple[float, int] | None,
+    protected: bool,
+) -> dict[str, Any]:
+    """The columns of `compare` that need the print: its own, and the verdict's.
+
+    Args:
+        cell: a row of `measured`.
+        number: the row of `printed.csv` that the cell stands for.
+        clean: our accuracy on clean images that the cell is measured against, percent.
+        chance: of our study, percent.
+        pooled, protected: see `verdict`.
+    """
+    line = {
+        "value": float(number["value"]),
+        "printed_std": float(number["std"]),
+        "printed_n": None if pd.isna(number["n"]) else int(number["n"]),
+        "unit": number["unit"],
+        "model": number["model"],
+        "published_setting": number["setting"],
+    }
+    reference = reference_of(number)
+    printed, margins = number_of(number), (NEAR, MARGIN)
+    if number["unit"] == "points":
+        line["points"] = cell["mean"] - clean
+        printed = replace(printed, value=reference["value"] + printed.value)
+        margins = (NEAR_POINTS, MARGIN_POINTS)
+    if reference.name == number.name:  # the same row of `printed.csv`
+        return line | {"label": REFERENCE}
+    found = verdict(
+        cell["values"],
+        clean,
+        chance,
+        printed,
+        reference["value"],
+        number["chance"],
+        pooled=pooled,
+        protected=protected,
+        margins=margins,
+    )
+    names = ("label", "retained", "published_retained", "low", "high")
+    return line | {name: getattr(found, name) for name in names}
+
+
+def _pooled(cells: pd.DataFrame) -> tuple[float, int] | None:
+    """Standard deviation of a single run, over cells of several runs each, and its freedom."""
+    several = cells[cells["n"] > 1]
+    if several.empty:
+        return None
+    freedom = several["n"] - 1
+    degrees = int(freedom.sum())
+    return math.sqrt((freedom * several["std"] ** 2).sum() / degrees), degrees
+
+
+def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, std, n and the single values of `accuracy`, percent, for each cell.
+
+    Args:
+        frame: of `Lab.table`.
+        by: the columns that make a cell.
+
+    Returns:
+        a frame with `by` as index and the columns mean, std (NaN for one run), n and values.
+
+    Raises:
+        ValueError: a cell has two results for one seed: of other data or networks.
+    """
+    twice = frame[frame.duplicated([*by, "seed"], keep=False)]
+    if len(twice):
+        names = ", ".join(map(str, twice.iloc[0][[*by, "seed"]]))
+        raise ValueError(
+            f"{names}: several results for one cell. Compare one data set and one pair of networks "
+            "at a time"
+        )
+    ordered = frame.sort_values("seed", kind="stable")
+    return ordered.groupby([*by], sort=False)["accuracy"].agg(
+        mean="mean", std="std", n="count", values=list
+    )
+
+
+def means(frame: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """Mean accuracy over the seeds, percent, by (defender, export, exploiter).
+
+    Python floats: jupyter-book cannot build a page that glues a numpy number into its text.
+    """
+    found: dict[Any, float] = measured(frame, ["defender", "export", "exploiter"])["mean"].to_dict()
+    return found
+
+
+def comparison_table(
+    frame: pd.DataFrame,
+    table: str = "2",
+    rows: Sequence[str] = ("defender", "export"),
+    columns: Sequence[str] = ("exploiter",),
+) -> pd.DataFrame:
+    """Measured beside published, a table as the paper prints it: `compare`, laid out.
+
+    Args:
+        frame, table: see `compare`; a number that the table lacks is a dash.
+        rows: the columns that distinguish the table's rows.
+        columns: those that distinguish its columns.
+
+    Returns:
+        columns ("", name) for `rows` and, for each of `columns`, (its name, "measured") as
+        "mean ± std (n)" with the sample std ("mean (1)" for one run), or the difference from clean
+        where the paper prints one; (name, "published"), (name, "verdict") and (name, "interval"),
+        of the difference of the shares left.
+
+    Raises:
+        ValueError: see `compare`.
+    """
+    compared = compare(frame, table, [*rows, *columns])
+    heads = compared[[*columns]].astype(str).agg(_head, axis=1)
+    lines: dict[Any, dict[tuple[str, str], str]] = {}
+    for (_, cell), head in zip(compared.iterrows(), heads, strict=True):
+        key = tuple(cell[[*rows]])
+        blank = {
+            (other, name): ABSENT
+            for other in heads.unique()
+            for name in ("measured", "published", "verdict", "interval")
+        }
+        names = dict(zip([("", name) for name in rows], key, strict=True))
+        lines.setdefault(key, names | blank).update(
+            {(head, name): text for name, text in _texts(cell).items()}
+        )
+    laid_out = pd.DataFrame(list(lines.values()))
+    laid_out.columns = pd.MultiIndex.from_tuples([*laid_out.columns])
+    return laid_out
+
+
+def _head(names: Sequence[str]) -> str:
+    """The head of a column, without names that are "-": clean images have no export."""
+    return ", ".join(name for name in names if name != "-") or "-"
+
+
+def _texts(cell: pd.Series[Any]) -> dict[str, str]:
+    """The texts of a cell of `compare`, by kind."""
+    spread = "" if cell["n"] == 1 else f" ± {cell['std']:.2f}"
+    in_points = cell["unit"] == "points"
+    value = f"{cell['points']:+.2f}" if in_points else f"{cell['mean']:.2f}"
+    texts = {"measured": f"{value}{spread} ({cell['n']})"}
+    if cell["label"]:
+        std = "" if pd.isna(cell["printed_std"]) else f" ± {cell['printed_std']:.2f}"
+        n = "" if pd.isna(cell["printed_n"]) else f" ({cell['printed_n']:.0f})"
+        printed = f"{cell['value']:+.2f}" if in_points else f"{cell['value']:.2f}"
+        texts |= {"published": f"{printed}{std}{n}", "verdict": cell["label"]}
+    if not pd.isna(cell["low"]):
+        texts["interval"] = span(cell["low"], cell["high"])
+    return texts
+
+
+def verdict_counts(frame: pd.DataFrame, export: str) -> str:
+    """How often each verdict stands in one export's rows, e.g. "3 reproduced, 1 protects less".
+
+    Args:
+        frame: of `comparison_table`.
+        export: "exact" or "as_released"; clean images have none and do not count.
+    """
+    rows = frame[frame[("", "export")] == export]
+    verdicts = rows.xs("verdict", axis=1, level=1).to_numpy().ravel()
+    counts = pd.Series(verdicts)[lambda label: ~label.isin([ABSENT, REFERENCE])].value_counts()
+    return ", ".join(f"{n} {label}" for label, n in counts.items())

@@ -1,0 +1,54 @@
+"""Files: written whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+PART = ".part"  # ends the hidden name of a file that is being written,
+PARTLY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(PART)}")  # which is this
+# A file that was just written may be written again without a change of its time.
+SETTLED = 2.0  # seconds after which an unchanged time means an unchanged file
+_digests: dict[tuple[int, int, int, int], str] = {}  # by device, inode, size and time of change
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")
+    try:
+        with part.open("xb") as file:  # who may read it, the process's own mask decides
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex digits.
+
+    A process reads a file once: as long as inode, size and time of change stay the same, the digest
+    is remembered.
+    """
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        identity = (about.st_dev, about.st_ino, about.st_size, about.st_ctime_ns)
+        if identity not in _digests:
+            settled = time.time() - about.st_ctime > SETTLED
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not settled:
+                return digest
+            _digests[identity] = digest
+    return _digests[identity]

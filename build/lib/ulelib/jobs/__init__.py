@@ -1,0 +1,1 @@
+"""How stages are computed, kept and found again: store, execution, plans, records, the lab."""

@@ -1,0 +1,353 @@
+"""The app: protect a folder of pictures, compare before and after, download, and measure.
+
+    App()    # the last line of a cell: notebook 14, or `make app`
+
+These are the controls; `protect.protect` and `check.check` do the work. Everything is computed
+where the kernel runs, and nothing is sent anywhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import operator
+import os
+import re
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ipywidgets as widgets
+
+from ulelib.photos.check import check
+from ulelib.photos.copies import copies_of, examples_of
+from ulelib.photos.folders import Refused
+from ulelib.photos.job import FORMATS, METHODS, Job
+from ulelib.photos.names import printable
+from ulelib.photos.protect import protect
+from ulelib.photos.report import AMPLIFIED, check_writable, side_by_side, write_report
+from ulelib.photos.uploads import unpack
+
+EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may contain
+STRENGTHS = (2, 32)  # range of the slider
+WORKING_SIZES = (8, 16, 32, 64, 128)
+# Lines of progress, of which only the latest is displayed.
+PROGRESS = re.compile(r"(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (read|written)(?:$|, )")
+UNFINISHED = (
+    "Stopped. The folder is not finished: do not publish it. Protect continues the work, with the "
+    "same pictures and settings."
+)
+HERE, UPLOADED = "A folder on this computer", "Upload pictures"
+ADVICE = (
+    "One folder for each person or thing, with its pictures. Pictures of one person alone need "
+    "pictures of others beside them, which stay as they are."
+)
+STYLE = {"description_width": "11em"}
+ERROR_COLOUR = "#b00020"
+
+
+Say = Callable[[str], None]  # displays a line of text
+
+
+class Stopped(Exception):
+    """The button "Stop" was pressed."""
+
+
+class App(widgets.VBox):
+    """Controls to choose pictures, protect, compare and download them, and measure the protection.
+
+    The work is done in a thread, so that it can be stopped: it ends the next time it reports its
+    progress. Running the cell again stops the work of the app before it, since its button is gone.
+
+    Args:
+        folder, others: initial content of the fields for pictures, and for pictures of others.
+    """
+
+    _latest: ClassVar[App | None] = None  # of this kernel
+
+    def __init__(self, folder: str = "", others: str = "") -> None:
+        self._uploads = tempfile.TemporaryDirectory(prefix="ulelib-")
+        self._numbers = itertools.count(1)
+        self._done: tuple[Path, Path, Path | None] | None = None  # pictures, protected, others
+        self._worker, self._stopping = threading.Thread(), threading.Event()
+        # The uploads; the folders of one's own and of others' pictures, and the folder around them.
+        self._unpacked: tuple[tuple[Any, Any], tuple[Path, Path | None, Path]] | None = None
+
+        self._make_sources(folder, others)
+        self._make_settings()
+        self._make_buttons()
+        self.messages, self.comparison = widgets.HTML(), widgets.HTML()
+        self.download, self.report = widgets.HTML(), widgets.HTML()
+        self._name_out()
+        self._show_source()
+        super().__init__(
+            [
+                widgets.HTML(f"<p>{ADVICE}</p>"),
+                self.source,
+                self._here,
+                self._upload,
+                widgets.HBox([self.method, self.size, self.format]),
+                widgets.HBox([self.strength, self.drop_location]),
+                widgets.HBox([self.protect_button, self.stop_button]),
+                self.messages,
+                self.comparison,
+                self.download,
+                self.check_button,
+                self.report,
+            ]
+        )
+        if App._latest is not None:
+            App._latest._stop()
+        App._latest = self
+
+    # --- controls ----------------------------------------------------------------------------
+
+    def _make_sources(self, folder: str, others: str) -> None:
+        """Where the pictures are, and where to write: a folder, or uploads."""
+        self.source = widgets.ToggleButtons(
+            options=[HERE, UPLOADED], style={"button_width": "15em"}
+        )
+        self.folder = _text_field("Pictures", folder, "such as ~/Pictures/to publish")
+        self.others = _text_field("Of other people", others, "if yours are of one person alone")
+        self.out = _text_field("Write to", "", "a new folder")
+        self.own_files = _file_upload("Pictures, or a zip file")
+        self.other_files = _file_upload("Of other people")
+        self._here = widgets.VBox([self.folder, self.others, self.out])
+        self._upload = widgets.VBox([self.own_files, self.other_files])
+        self.source.observe(self._show_source, "value")
+        self.folder.observe(self._name_out, "value")
+
+    def _make_settings(self) -> None:
+        """The fields of `Job`."""
+        self.method = _dropdown("Method", METHODS, Job.method)
+        self.format = _dropdown("Format", FORMATS, Job.format)
+        sizes = [("the method's own", None), *((str(size), size) for size in WORKING_SIZES)]
+        self.size = _dropdown("Working size", sizes, Job.size)
+        half = widgets.Layout(width="30em")
+        self.strength = widgets.IntSlider(
+            Job.strength, *STRENGTHS, description="Strength", style=STYLE, layout=half
+        )
+        self.strength.tooltip = (
+            "Gray levels. 16 may be visible; 8 is hard to see, but CSD then protects far less."
+        )
+        self.drop_location = widgets.Checkbox(
+            False, description="Leave out where pictures were taken", indent=False, layout=half
+        )
+
+    def _make_buttons(self) -> None:
+        self.protect_button = widgets.Button(
+            description="Protect", button_style="primary", icon="lock"
+        )
+        self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.check_button = widgets.Button(description="Measure protection", disabled=True)
+        self.protect_button.on_click(lambda _: self._work(self._protect, UNFINISHED))
+        self.stop_button.on_click(lambda _: self._stop())
+        self.check_button.on_click(lambda _: self._work(self._check, "Stopped. No report."))
+
+    def _show_source(self, *_: Any) -> None:
+        self._here.layout.display = "" if self.source.value == HERE else "none"
+        self._upload.layout.display = "none" if self.source.value == HERE else ""
+
+    def _name_out(self, *_: Any) -> None:
+        """Name the output folder after the folder of pictures, beside it."""
+        name = self.folder.value.rstrip("/")
+        self.out.value = f"{name} protected" if name else ""
+
+    def join(self) -> None:
+        """Wait until the work has ended."""
+        if self._worker.is_alive():
+            self._worker.join()
+
+    def _work(self, work: Callable[[Say, Say], None], stopped: str) -> None:
+        """Do something long in a thread, with its lines and errors in the log.
+
+        Args:
+            work: called with two functions that display a line; the second raises `Stopped` if the
+                user wants to stop.
+            stopped: the line displayed in that case.
+        """
+        if self._worker.is_alive():  # a second click, before the button was disabled
+            return
+        lines: list[str] = []
+        activity: str | None = None  # of which the last line reports the progress
+
+        def say(line: str, colour: str = "inherit") -> None:
+            nonlocal activity
+            found = PROGRESS.match(line)
+            before, activity = activity, found and (found[1] or found[2])
+            if activity and activity == before:
+                lines.pop()
+            inside = html.escape(line).replace("\n", "<br>")
+            lines.append(f'<span style="color: {colour}">{inside}</span>')
+            self.messages.value = f'<div style="line-height: 1.4">{"<br>".join(lines)}</div>'
+
+        def say_or_stop(line: str) -> None:
+            if self._stopping.is_set():
+                raise Stopped
+            say(line)
+
+        def run() -> None:
+            try:
+                work(say, say_or_stop)
+            except Stopped:
+                say(stopped)
+            except (ValueError, OSError, RuntimeError) as error:
+                say(str(error), ERROR_COLOUR)
+            except Exception as error:  # otherwise lost, in a thread
+                say(f"this should not happen: {error!r}", ERROR_COLOUR)
+                raise
+            finally:
+                self.stop_button.disabled, self.stop_button.description = True, "Stop"
+                self.protect_button.disabled, self.check_button.disabled = False, self._done is None
+
+        self._stopping.clear()
+        self.protect_button.disabled = self.check_button.disabled = True
+        self.stop_button.disabled = False
+        self._worker = threading.Thread(target=run, daemon=True)
+        self._worker.start()
+
+    def _stop(self) -> None:
+        if not self._worker.is_alive():
+            return
+        self._stopping.set()
+        self.stop_button.disabled, self.stop_button.description = True, "Stopping"
+
+    def _protect(self, say: Say, say_or_stop: Say) -> None:
+        self.comparison.value = self.download.value = self.report.value = ""
+        self._done = None
+        kept = self.source.value == HERE  # read now: the user may change it
+        job = Job(
+            method=self.method.value,
+            strength=self.strength.value,
+            size=self.size.value,
+            format=self.format.value,
+            drop_location=self.drop_location.value,
+        )
+        folder, others, out = self._folders(job)
+        say("reading the pictures")
+        report = protect(folder, out, job, others, say_or_stop)
+        self._unpacked = None  # the same uploads once more are a new job
+        say("\n".join(report.lines()))  # at once: the browser gets the whole log each time
+        self._done = folder, out, others
+        pairs, _ = copies_of(folder, out, flat=others is not None)
+        self.comparison.value = "".join(map(_compared, map(side_by_side, examples_of(pairs))))
+        packed = Path(self._uploads.name) / f"{next(self._numbers)} packed"
+        self.download.value = _link(out, packed, kept)
+
+    def _check(self, say: Say, say_or_stop: Say) -> None:
+        assert self._done is not None
+        folder, out, others = self._done
+        page = out.resolve().with_name(f"{out.resolve().name}.html")
+        check_writable(page)
+        say("training on clean and on protected pictures; this takes minutes, or an hour")
+        findings = check(folder, out, others=others, report=say_or_stop)
+        page, _ = write_report(findings, page)
+        inside = html.escape(page.read_text(encoding="utf-8"))
+        self.report.value = (
+            f'<iframe title="How well are these pictures protected?" srcdoc="{inside}" '
+            'style="width: 100%; height: 50em; border: 1px solid #ccc"></iframe>'
+        )
+        say(f"the report: {page}")
+
+    def _folders(self, job: Job) -> tuple[Path, Path | None, Path]:
+        """The folders of pictures, of others' pictures, and to write to.
+
+        Uploads are unpacked first, once until they are protected, so that stopped work can resume.
+
+        Raises:
+            Refused: no folder or file is given, or an uploaded file cannot be used.
+        """
+        if self.source.value == HERE:
+            if not self.folder.value.strip() or not self.out.value.strip():
+                raise Refused("name the folder of your pictures, and one to write to")
+            theirs = self.others.value.strip()
+            return (
+                Path(self.folder.value.strip()).expanduser(),
+                Path(theirs).expanduser() if theirs else None,
+                Path(self.out.value.strip()).expanduser(),
+            )
+        if not self.own_files.value:
+            raise Refused("upload your pictures first: a zip file with a folder for each person")
+        files = self.own_files.value, self.other_files.value
+        if self._unpacked is None or any(map(operator.is_not, files, self._unpacked[0])):
+            place = Path(self._uploads.name) / str(next(self._numbers))
+            own = unpack(files[0], place / "pictures")
+            others = unpack(files[1], place / "others") if files[1] else None
+            self._unpacked = files, (own, others, place)
+        own, others, place = self._unpacked[1]
+        return own, others, place / f"protected {' '.join(map(str, astuple(job)))}"
+
+
+def _text_field(label: str, value: str, hint: str) -> widgets.Text:
+    wide = widgets.Layout(width="95%")
+    return widgets.Text(value, description=label, placeholder=hint, layout=wide, style=STYLE)
+
+
+def _file_upload(label: str) -> widgets.FileUpload:
+    return widgets.FileUpload(
+        accept=".zip,image/*",
+        multiple=True,
+        description=label,
+        layout=widgets.Layout(width="20em"),
+    )
+
+
+def _dropdown(label: str, options: Sequence[Any], value: Any) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, value=value, description=label, style=STYLE)
+
+
+def _compared(pictures: Mapping[str, str]) -> str:
+    """HTML of what `side_by_side` returns."""
+    figures = [
+        ("before", pictures["name"]),
+        ("after", "protected"),
+        ("difference", f"difference, times {AMPLIFIED}"),
+    ]
+    return (
+        "<p>"
+        + "".join(
+            '<span style="display: inline-block; margin-right: 0.5em">'
+            f'<img alt="{key}" src="{pictures[key]}" style="image-rendering: pixelated"><br>'
+            f"<small>{html.escape(caption)}</small></span>"
+            for key, caption in figures
+        )
+        + "</p>"
+    )
+
+
+def _zipped(folder: Path, target: Path) -> Path:
+    """Pack a folder into a zip file. Bytes of names that are not UTF-8 become %x and two digits."""
+    # Stored, not compressed: pictures are compressed already.
+    with zipfile.ZipFile(target, "w", strict_timestamps=False) as packed:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = os.fsencode(file.relative_to(folder)).decode("utf-8", "backslashreplace")
+            packed.write(file, name.replace("\\", "%"))
+    return target
+
+
+def _link(out: Path, zip_name: Path, kept: bool) -> str:
+    """HTML with a link to a zip file of the protected pictures, or with the place of their folder.
+
+    Args:
+        out: the folder of protected pictures.
+        zip_name: path of the zip file, without ".zip"; not beside the pictures, where a file may
+            have this name.
+        kept: whether `out` still exists after the page is closed.
+    """
+    place = f"<p>They are in <code>{html.escape(printable(out))}</code>.</p>" if kept else ""
+    if kept and sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) > EMBEDDED:
+        return place
+    packed = _zipped(out, zip_name.with_name(f"{zip_name.name}.zip"))
+    if packed.stat().st_size > EMBEDDED:
+        return place + f"<p>Until this page is closed: <code>{html.escape(str(packed))}</code></p>"
+    data = base64.b64encode(packed.read_bytes()).decode()
+    packed.unlink()
+    return (
+        f'{place}<p><a download="protected.zip" href="data:application/zip;base64,{data}" '
+        'style="text-decoration: underline">Download them as a zip file</a></p>'
+    )

@@ -1,0 +1,194 @@
+"""The commands `ulelib protect` and `ulelib check`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from tqdm import tqdm
+
+from ulelib import __version__, machine
+from ulelib.photos.check import FeatureSource, Findings, check
+from ulelib.photos.job import FORMATS, METHODS, SIZE, SIZES, Job
+from ulelib.photos.names import printable
+from ulelib.photos.protect import protect
+from ulelib.photos.report import check_writable, write_report
+
+INTERRUPTED = (
+    "stopped. The output folder is not finished: do not publish it. The same command continues "
+    "the work"
+)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is for the user
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def commands() -> None:
+    """Unlearnable examples: protect pictures from being learned."""
+    machine.prepare()
+
+
+@commands.command(name="protect")
+@click.argument("folder", metavar="PICTURES", type=FOLDER)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="New folder for the protected pictures.",
+)
+@click.option(
+    "--others",
+    type=FOLDER,
+    help="Pictures of other people, which stay as they are: PICTURES are hidden among them.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=Job.method,
+    show_default=True,
+    help='How the noise is made; put "ULEO class-wise" in quotes. CSD takes seconds; the others '
+    "train a network, which takes minutes.",
+)
+@click.option(
+    "--strength",
+    type=int,
+    default=Job.strength,
+    show_default=True,
+    help="The most that a channel of a pixel changes, 1 to 64 gray levels, before JPEG or WebP "
+    "coding. 16 may be visible; 8 is hard to see, but the default method then protects far less.",
+)
+@click.option(
+    "--size",
+    type=int,
+    default=Job.size,
+    help=f"Pixels a side at which the noise is made: 8 to 512 for CSD, default {SIZES['CSD']}; 16 "
+    f"to 512 for the others, default {SIZE}. A small size gives smooth noise, which also works on "
+    "networks that see little detail. A gray filter undoes CSD of 8 or 16 pixels.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    default=Job.format,
+    show_default=True,
+    help="Format of the protected pictures: each keeps its own, or one for all.",
+)
+@click.option(
+    "--quality",
+    type=int,
+    help="Of JPEG and WebP, 1 to 100. Without it a JPEG keeps its own, a WebP about its file size, "
+    "and pictures of other formats become JPEG of quality 95.",
+)
+@click.option("--drop-location", is_flag=True, help="Remove the place where pictures were taken.")
+@click.option(
+    "--seed", type=int, default=Job.seed, show_default=True, help="Of what is drawn at random."
+)
+def protect_command(folder: Path, out: Path, others: Path | None, **options: Any) -> None:
+    """Protect PICTURES, one folder for each class (or person), into a new folder.
+
+    JPEG, PNG, BMP and WebP are read; the originals stay as they are. Names, sizes, orientation,
+    colour profiles and transparency are kept where the written format can keep them; what is lost
+    is listed. The same command continues a run that was stopped.
+    How well it protects depends on who uses the pictures, and how: run `ulelib check` before you
+    rely on it.
+    """
+    try:
+        job = Job(**options)
+    except ValueError as error:  # a setting has the name of its option
+        raise click.ClickException(str(error).replace("Job.", "--")) from error
+    try:
+        report = protect(folder, out, job, others, report=tqdm.write)
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.ClickException(INTERRUPTED) from None
+    next_command = ["ulelib", "check", printable(folder), printable(out)]
+    next_command += ["--others", printable(others)] if others else []
+    for line in report.lines():
+        click.echo(line)
+    click.echo(f"They are in {printable(out)}.")
+    click.echo(f"To measure how well they are protected: {shlex.join(next_command)}")
+
+
+@commands.command(name="check")
+@click.argument("clean", metavar="PICTURES", type=FOLDER)
+@click.argument("protected", metavar="PROTECTED", type=FOLDER)
+@click.option(
+    "--others",
+    type=FOLDER,
+    help="Pictures of other people, if PICTURES were protected among them.",
+)
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("protection.html"),
+    show_default=True,
+    help="HTML page to write; an existing file is replaced. The numbers are written beside it as "
+    "JSON.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 256),
+    default=32,
+    show_default=True,
+    help="Pixels a side to which an exploiter scales the pictures.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 10_000),
+    default=0,
+    show_default=True,
+    help="Of the choice of held-out pictures, and of the trainings.",
+)
+@click.option(
+    "--features",
+    "features_of",
+    type=click.Choice(get_args(FeatureSource)),
+    default="auto",
+    show_default=True,
+    help="Data set of the network whose features a linear classifier gets. ImageNet's network is "
+    "downloaded.",
+)
+def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> None:
+    """Measure how well PICTURES are protected in PROTECTED.
+
+    Part of the clean pictures is held out; small networks are trained on the rest, clean and
+    protected, after some of what an exploiter can easily do. The report has a number for each
+    exploiter, says which of them the protection does not withstand, and what was not tried.
+    """
+    try:
+        check_writable(page)
+        findings = check(clean, protected, report=tqdm.write, **options)
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    for line in _summary(findings):
+        click.echo(line)
+    try:
+        page, numbers = write_report(findings, page)
+    except OSError as error:
+        raise click.ClickException(f"the report cannot be written: {error}") from error
+    click.echo(f"The whole report: {page}, as numbers: {numbers}")
+
+
+def _summary(findings: Findings) -> list[str]:
+    """The findings in a few lines."""
+    lines = []
+    decided = len(findings.lines) - len(findings.undecided)
+    if decided:
+        lines.append(
+            f"Of {decided} trainings with a clear result, the protection does not withstand "
+            f"{len(findings.fails)}{':' * bool(findings.fails)}"
+        )
+    lines += [
+        f"  {line.does}: {line.protected:.1f} %, on clean pictures {line.clean:.1f} %"
+        for line in findings.fails
+    ]
+    if findings.undecided:
+        lines.append(
+            f"{len(findings.undecided)} of {len(findings.lines)} trainings say nothing about the "
+            "protection: with so few pictures their numbers may be chance."
+        )
+    return lines

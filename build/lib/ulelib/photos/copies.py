@@ -1,0 +1,132 @@
+"""Pictures and their protected copies: which belong together, and how similar they look."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from ulelib import pictures
+from ulelib.photos.folders import SHORTEST, Photo, Refused, find_pictures, too_small
+from ulelib.photos.job import FORMATS
+from ulelib.photos.names import composed, folded, output_names, printable
+
+EXAMPLES = 3  # pairs that are displayed
+COMPARED = 50  # pairs whose PSNR and SSIM are measured
+WIDEST = 1024  # pixels a side of the middle that is compared: SSIM of a whole photograph takes GB
+SSIM_WINDOW = 11  # pixels
+
+
+class Pair(NamedTuple):
+    """A picture and its protected copy.
+
+    Attributes:
+        picture, copy: their files.
+        label: their class.
+    """
+
+    picture: Path
+    copy: Path
+    label: str
+
+
+def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pair], list[str]]:
+    """Find the protected copy of each picture.
+
+    A copy has the name that `protect` gives it, in any format; or, if someone converted the copies,
+    the picture's name with another suffix.
+
+    Args:
+        clean, protected: folders `CLASS/FILE`.
+        flat: whether pictures that lie directly in the folders are a class.
+
+    Returns:
+        the pairs, and the printable names of pictures without a copy, in alphabetical order.
+
+    Raises:
+        Refused: a folder does not exist, or there is no pair.
+    """
+    for folder in (clean, protected):
+        if not folder.is_dir():
+            raise Refused(f"{folder} is not a folder")
+    left_out: dict[str, str] = {}  # what cannot be protected has no copy, even if it is published
+    own, copies = find_pictures(clean, left_out, flat), find_pictures(protected, flat=flat)
+    by_name = {photo.name: photo for photo in copies}
+    by_composed = {composed(name): photo for name, photo in by_name.items()}
+    by_stem = {composed(photo.name.with_suffix("")): photo for photo in copies}
+    # `protect` gives a name that two pictures could get to the one that can be protected.
+    stems = {photo: folded(photo.name.with_suffix("")) for photo in own}
+    sharing = Counter(stems.values())
+    unprotected = _unprotected([photo for photo in own if sharing[stems[photo]] > 1])
+    own = [photo for photo in own if photo not in unprotected]
+    sharing = Counter(stems[photo] for photo in own)
+    names = [photo.name for photo in own]
+    pairs, missing, used = [], [printable(photo.name) for photo in unprotected], set()
+    for photo, *outputs in zip(own, *(output_names(names, one) for one in FORMATS), strict=True):
+        found = [*map(by_name.get, outputs), *map(by_composed.get, map(composed, outputs))]
+        found.append(by_stem.get(composed(photo.name)))
+        if sharing[stems[photo]] == 1:
+            found.append(by_stem.get(composed(photo.name.with_suffix(""))))
+        copy = next((one for one in found if one is not None and one.file not in used), None)
+        if copy is None:
+            missing.append(printable(photo.name))
+        else:
+            used.add(copy.file)
+            pairs.append(Pair(photo.file, copy.file, photo.label))
+    if not pairs:
+        raise Refused(f"{protected} has no copy of a picture of {clean}")
+    return pairs, sorted([*missing, *left_out])
+
+
+def _unprotected(photos: list[Photo]) -> set[Photo]:
+    """The pictures that `protect` leaves out, because they cannot be read or are too small."""
+    _, unread = pictures.read_each([photo.file for photo in photos], SHORTEST)
+    return {photo for index, photo in enumerate(photos) if index in unread or too_small(photo.file)}
+
+
+def examples_of(pairs: list[Pair]) -> tuple[Pair, ...]:
+    """A few pairs to be displayed, at equal distances."""
+    return tuple(pairs[:: max(1, len(pairs) // EXAMPLES)][:EXAMPLES])
+
+
+def similarity(pairs: list[Pair]) -> tuple[float, float]:
+    """Mean PSNR (decibels) and SSIM (at most 1) of pictures and copies, measured on the middle
+    `WIDEST` pixels of some `COMPARED` pairs at their own size; NaN if no pair of equal size
+    differs."""
+    from torchmetrics.functional import image as metrics  # slow to import: it loads Lightning
+
+    measured = []
+    for pair in pairs[:: math.ceil(len(pairs) / COMPARED)]:
+        picture, copy = upright(pair.picture), upright(pair.copy)
+        if picture.size != copy.size or min(picture.size) < SSIM_WINDOW:
+            continue
+        first, second = (
+            torch.from_numpy(np.array(middle(one, WIDEST)))[None].permute(0, 3, 1, 2).float()
+            for one in (picture, copy)
+        )
+        psnr = metrics.peak_signal_noise_ratio(second, first, data_range=255.0)
+        ssim = metrics.structural_similarity_index_measure(second, first, data_range=255.0)
+        if torch.isfinite(psnr):  # it is infinite if both are equal
+            measured.append([float(psnr), float(ssim)])  # type: ignore[arg-type]
+    if not measured:
+        return math.nan, math.nan
+    means = torch.tensor(measured).mean(0)
+    return float(means[0]), float(means[1])
+
+
+def upright(file: Path) -> Image.Image:
+    """A picture as a person sees it: RGB, turned as its EXIF data say."""
+    with Image.open(file, formats=pictures.FORMATS) as opened:
+        return pictures.as_seen(ImageOps.exif_transpose(opened))
+
+
+def middle(picture: Image.Image, most: int) -> Image.Image:
+    """The middle of a picture, at most `most` pixels wide and high."""
+    width, height = (min(most, side) for side in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
