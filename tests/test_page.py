@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import random_images, run_python
+from helpers import random_images
 from ulelib.book.page import check_parameters, download, judged, separations, summary
 from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
@@ -118,9 +118,3 @@ def test_separations_distinguish_noise_of_a_class_from_noise_of_an_image() -> No
     )
     assert table.loc["blind", "linear model, %"] < 65
     assert table.loc["class-wise", "CSD"] < table.loc["apart", "CSD"] < table.loc["blind", "CSD"]
-
-
-def test_the_lab_needs_none_of_the_books_libraries() -> None:
-    books = {"IPython", "jinja2", "matplotlib", "scipy", "seaborn"}
-    code = f"import sys, ulelib.jobs.lab; print(sorted({books} & set(sys.modules)))"
-    assert run_python(code).split() == ["[]"]
