@@ -90,7 +90,7 @@ def test_the_projects_list_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     first = found.stages[0]
     assert isinstance(first, Noise) and first == found.lab.noise("ULEO", 1)
     assert {cell.setting for cell in found.cells} == {"16 epochs"}
-    assert len(set(found.cells)) == len(found.cells) == 3 + 4 * 4 + 3 + 4
+    assert len(set(found.cells)) == len(found.cells) == 3 + 2 + 4 * 4 + 3 + 4
     assert wanted.of_list("cpu") is None
 
 

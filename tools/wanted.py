@@ -18,6 +18,7 @@ from typing import Any
 
 from collect import executor, report, to_compute, warn_of_emulation
 from pages import relative
+from ulelib.defenders import CLEAN
 from ulelib.jobs import execute, plan, records
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
@@ -65,7 +66,8 @@ def of_list(profile: str) -> Wanted | None:
             for export in entry["exports"]
             for exploiter in entry["exploiters"]
         ]
-        stages += [lab.noise(entry["defender"], seed) for seed in entry["seeds"]]
+        if entry["defender"] != CLEAN:
+            stages += [lab.noise(entry["defender"], seed) for seed in entry["seeds"]]
         stages += [cell.stage for cell in found]
         cells += found
     return Wanted(lab, stages, cells)
