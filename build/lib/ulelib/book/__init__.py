@@ -1,1 +1,0 @@
-"""What a page of the book shows: printed numbers, verdicts, claims, figures."""
