@@ -29,7 +29,7 @@ from ulelib.jobs.lab import Lab
 from ulelib.jobs.store import Store
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of, op
-from ulelib.specs import Noise, Run, Stage, needs
+from ulelib.specs import Noise, Run, Stage, needs, stages_of
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def wanted() -> list[Stage]:
 def numbers(store: Store) -> list[Any]:
     """What the stages gave, without how long they took."""
     told: list[Any] = []
-    for stage in plan.stages_of(wanted()):
+    for stage in stages_of(wanted()):
         if isinstance(stage, Noise):
             told.append(execute.load(stage, store).delta)
         else:
@@ -73,7 +73,7 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_every_stage_stands_once_and_behind_what_it_needs() -> None:
-    found = plan.stages_of([*wanted(), *wanted()])
+    found = stages_of([*wanted(), *wanted()])
     assert [type(stage) for stage in found] == [Run, Noise, Run, Run]
     for place, stage in enumerate(found):
         assert all(needed in found[:place] for needed in needs(stage))
@@ -298,7 +298,7 @@ def test_a_dask_cluster_gives_the_same_bits(
     with dask_executor(cluster.address, store) as executor:
         given = handed_out(executor)
         plan.run(wanted(), store, executor)
-    assert sorted(given) == sorted(map(key_of, plan.stages_of(wanted())))  # each stage once
+    assert sorted(given) == sorted(map(key_of, stages_of(wanted())))  # each stage once
     assert same(numbers(store), numbers(in_process))
 
 
@@ -347,7 +347,7 @@ def test_a_scheduler_that_is_not_there_is_an_error(
 
 
 def test_specs_are_picklable_and_keep_their_keys() -> None:
-    for stage in plan.stages_of(wanted()):
+    for stage in stages_of(wanted()):
         again = pickle.loads(pickle.dumps(stage))
         assert again == stage and key_of(again) == key_of(stage)
 

@@ -28,7 +28,7 @@ from ulelib.jobs.lab import Lab
 from ulelib.jobs.store import Store
 from ulelib.profiles import PROFILES
 from ulelib.settings import key_of
-from ulelib.specs import Noise, Run, Stage, needs
+from ulelib.specs import Noise, Run, Stage, needs, stages_of
 
 ROOT = PROJECT
 BAR = "\r 50%|###   | 1/2 [00:00<00:00, 9.00it/s]\x1b[A"
@@ -315,7 +315,7 @@ def test_runner_collects_what_the_notebooks_state(quick: None) -> None:
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
     assert runs["05b_what_decides"] == 2 * (4 + 2 * 2 * 2 + 6 * 2) + 4 * 2  # once each
     assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3)
-    every = plan.stages_of(stage for found in stages.values() for stage in found)
+    every = stages_of(stage for found in stages.values() for stage in found)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
     # Four defenders, and five variants of two of them, in two seeds; three more in one.
     assert len(noises) == 2 * (4 + 5) + 3

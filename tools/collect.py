@@ -13,7 +13,7 @@ from sources import Needs
 from ulelib import machine
 from ulelib.jobs import cluster, execute, executors, plan, records
 from ulelib.jobs.store import Store
-from ulelib.specs import Attacked, Stage
+from ulelib.specs import Attacked, Stage, stages_of
 
 
 def compute(
@@ -31,7 +31,7 @@ def compute(
     """
     store, failed = Store(machine.folder("ULELIB_STORE", ".ulelib")), list[str]()
     needs = _stated(jobs)
-    every = plan.stages_of(stage for one in needs.values() for stage in one.stages)
+    every = stages_of(stage for one in needs.values() for stage in one.stages)
     print(f"{len(jobs)} notebooks need {len(every)} stages")
     why = "neither in the store nor recorded"
     # Asked again after computing: noise that was made for one page may differ from what another
@@ -69,7 +69,7 @@ def _stated(jobs: dict[str, dict[str, Any]]) -> dict[str, Needs]:
 
 def to_compute(wanted: Iterable[Stage], store: Store) -> list[Stage]:
     """These stages and all that they need, as far as the store lacks them."""
-    return [stage for stage in plan.stages_of(wanted) if not execute.find(stage, store)]
+    return [stage for stage in stages_of(wanted) if not execute.find(stage, store)]
 
 
 def executor(

@@ -16,12 +16,11 @@ from typing import Any, Literal
 import nbformat
 import papermill
 
-from ulelib.jobs import plan
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
 from ulelib.profiles import PROFILES
 from ulelib.settings import Count, read, settings
-from ulelib.specs import Noise, Stage
+from ulelib.specs import Noise, Stage, stages_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -65,7 +64,7 @@ class Needs:
 
     def closure(self) -> list[Stage]:
         """All that it needs."""
-        return plan.stages_of(self.stages)
+        return stages_of(self.stages)
 
     def missing(self) -> list[Stage]:
         """Noise that is not in the store, and trainings that are neither in the store nor in a

@@ -14,7 +14,7 @@ computed here: that is for `jobs/execute.py`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -27,7 +27,7 @@ from ulelib.exploiters import Exploiter, Recipe
 from ulelib.models import check_net
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
-from ulelib.settings import Count, Op, Seed, Share, at_default, op, settings
+from ulelib.settings import Count, Op, Seed, Share, at_default, key_of, op, settings
 
 Precision = Literal["float32", "bfloat16"]
 WHOLE = (0.0, 1.0)
@@ -226,6 +226,27 @@ Stage = Noise | Run | Pretrained | Attacked
 def needs(stage: Stage) -> tuple[Stage, ...]:
     """The stages right inside a stage, each once: what must be there before it is computed."""
     return tuple(dict.fromkeys(_inside(stage)))
+
+
+def stages_of(wanted: Iterable[Stage]) -> list[Stage]:
+    """These stages and all that they need, each once, needed ones first."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        key = key_of(stage)
+        if key not in found:
+            for needed in needs(stage):
+                visit(needed)
+            found[key] = stage
+
+    for stage in wanted:
+        visit(stage)
+    return list(found.values())
+
+
+def noises_of(stage: Stage) -> set[Noise]:
+    """All noise that a stage needs, itself not among it."""
+    return {one for one in stages_of([stage]) if isinstance(one, Noise) and one != stage}
 
 
 def _inside(spec: Any) -> Iterator[Stage]:

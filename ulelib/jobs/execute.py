@@ -35,7 +35,7 @@ from ulelib.models import build_model
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import Pretraining, pretrain
 from ulelib.settings import key_of
-from ulelib.specs import WHOLE, Attacked, Noise, Part, Pretrained, Run, Stage, needs
+from ulelib.specs import WHOLE, Attacked, Noise, Part, Pretrained, Run, Stage, needs, noises_of
 
 T = TypeVar("T")
 RECORD = "record.json"  # of every stage: its numbers
@@ -90,19 +90,13 @@ def find(stage: Stage, store: Store) -> Path | None:
         used = _read_record(place)["noise"]
     except (OSError, ValueError, KeyError):  # of another version: whoever reads it will say so
         return place
-    for noise in _noises_in(stage):
+    for noise in noises_of(stage):
         made = store.find(noise)
         digest = None if made is None else _read_record(made).get("sha256")
         if digest is not None and used.get(key_of(noise)) != digest:
             store.set_aside(place, ValueError("it was computed with other noise than is there now"))
             return None
     return place
-
-
-def _noises_in(stage: Stage) -> set[Noise]:
-    """All noise that a stage needs."""
-    inside = {one for needed in needs(stage) for one in _noises_in(needed)}
-    return inside | {needed for needed in needs(stage) if isinstance(needed, Noise)}
 
 
 def load(stage: Stage, store: Store) -> Any:

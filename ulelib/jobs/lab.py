@@ -25,7 +25,7 @@ from ulelib.jobs.cells import Cell, Design
 from ulelib.jobs.store import Store
 from ulelib.perturbation import Perturbation
 from ulelib.settings import key_of
-from ulelib.specs import Noise, Stage
+from ulelib.specs import Noise, Stage, noises_of, stages_of
 
 
 class Lab(Design):
@@ -86,7 +86,7 @@ class Lab(Design):
         wanted = list(cells)
         self._compute(cell.stage for cell in wanted)
         self.cells_shown |= dict.fromkeys(wanted)
-        self.stages_used |= dict.fromkeys(plan.stages_of(cell.stage for cell in wanted))
+        self.stages_used |= dict.fromkeys(stages_of(cell.stage for cell in wanted))
         return pd.DataFrame(
             [
                 records.row(cell.names, key_of(cell.stage), self._record(cell.stage))
@@ -110,7 +110,7 @@ class Lab(Design):
             used = {} if record is None else record["result"].get("noise", {})
             if record is None or any(
                 made is not None and used.get(key_of(noise)) != made
-                for noise in noises_of([stage]) - {stage}
+                for noise in noises_of(stage)
                 for made in (digest(noise),)
             ):
                 unknown.append(stage)
@@ -184,7 +184,7 @@ class Lab(Design):
         """
         recorded = {stage: self._record(stage)["result"] for stage in self.stages_used}
         for stage, result in recorded.items():
-            for noise in noises_of([stage]) - {stage}:
+            for noise in noises_of(stage):
                 made = recorded.get(noise, {}).get("sha256")
                 if made is not None and result.get("noise", {}).get(key_of(noise)) != made:
                     raise ValueError(
@@ -218,8 +218,3 @@ class Lab(Design):
             result = self.known.get(key_of(noise), {}).get("result", {})
         digest: str | None = result.get("sha256")
         return digest
-
-
-def noises_of(wanted: Iterable[Stage]) -> set[Noise]:
-    """All noise among these stages and what they need."""
-    return {stage for stage in plan.stages_of(wanted) if isinstance(stage, Noise)}

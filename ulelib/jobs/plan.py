@@ -1,6 +1,5 @@
 """One plan, any machine: the stages that some results need, run by any executor.
 
-    stages_of(wanted)               every stage once, needed ones first
     run(wanted, store)              in this process, one after the other
     run(wanted, store, pool())      in a pool of processes (`executors.py`), or on a cluster
 
@@ -25,7 +24,7 @@ from ulelib.jobs.execute import compute, find
 from ulelib.jobs.executors import InProcess
 from ulelib.jobs.store import Store, unpack
 from ulelib.settings import key_of
-from ulelib.specs import Attacked, Noise, Part, Pretrained, Run, Stage, needs
+from ulelib.specs import Attacked, Noise, Part, Pretrained, Run, Stage, needs, stages_of
 
 LOOK_AGAIN = 5.0  # seconds until a stage that is under way elsewhere is looked at again
 TRIES = 3  # of a stage whose worker died
@@ -33,22 +32,6 @@ TRIES = 3  # of a stage whose worker died
 
 class PlanFailed(ExceptionGroup):
     """Stages that failed; what needs them was not computed, everything else was."""
-
-
-def stages_of(wanted: Iterable[Stage]) -> list[Stage]:
-    """These stages and all that they need, each once, needed ones first."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        key = key_of(stage)
-        if key not in found:
-            for needed in needs(stage):
-                visit(needed)
-            found[key] = stage
-
-    for stage in wanted:
-        visit(stage)
-    return list(found.values())
 
 
 def run(
