@@ -442,7 +442,8 @@ def test_noise_is_in_memory_once(tmp_path: Path) -> None:
     grew, noise = float(done.stdout.split()[-1]), path.stat().st_size / 2**20
     path.unlink()  # pytest keeps the folders of three runs
     assert noise == pytest.approx(287, abs=1)
-    assert noise <= grew <= 1.4 * noise
+    # A little of what the imports and the small loop gave back is there to be used again.
+    assert 0.8 * noise <= grew <= 1.4 * noise
 
 
 def test_folded_norms_change_nothing_but_last_digits() -> None:
