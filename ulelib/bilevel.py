@@ -36,7 +36,17 @@ from ulelib.machine import device, to_float
 from ulelib.models import check_net
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import CLAMPS, Diverged, Pgd, signed_gradient_steps
-from ulelib.settings import BelowOne, Count, NotNegative, Op, Positive, at_default, op, settings
+from ulelib.settings import (
+    BelowOne,
+    Count,
+    NotNegative,
+    Op,
+    Positive,
+    Seed,
+    at_default,
+    op,
+    settings,
+)
 from ulelib.step import Step, graphs, sgd
 from ulelib.views import view
 
@@ -73,6 +83,7 @@ class Bilevel:
         optimizer: "sgd", or "adam", which has no use for momentum.
         only: labels of the classes that are protected; the others' images stay clean, and their
             delta 0, as where one person's pictures lie among those of others. None: all.
+        weights_seed: of the source model's initial weights; None: the loop's own seed.
         fold_norms: in inner step and stop test, fold each batch norm into the convolution before it
             (`models.fused`): faster, with other last digits. For learning with labels.
     """
@@ -99,6 +110,7 @@ class Bilevel:
     rounds: Count | None = None
     optimizer: Literal["sgd", "adam"] = "sgd"
     only: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    weights_seed: Seed | None = None
     fold_norms: bool = False
 
     def __post_init__(self) -> None:
@@ -141,7 +153,7 @@ class Bilevel:
         views = (self.view, self.inner_view or self.view, self.stop_view or self.view)
         together = self.learning.together or any(view(one).together for one in views)
         outside = at_default(self, "learning", "rounds", "optimizer", "only", "fold_norms")
-        outside |= {"max_rounds"}
+        outside |= at_default(self, "weights_seed") | {"max_rounds"}
         if self.wise == "sample" and not together:
             outside |= {"inner_batch_size"}
         if self.rounds is not None:
@@ -216,7 +228,8 @@ def minimise_error(
     delta = DELTAS[loop.wise](images, loop.channels, loop.only)
     if pgd.random_start:
         delta.draw(pgd.epsilon, generator)
-    source = _SourceModel(loop, images, seed, precision, generator)
+    weights_seed = seed if loop.weights_seed is None else loop.weights_seed
+    source = _SourceModel(loop, images, weights_seed, precision, generator)
     batches = Batches(len(images), loop.outer_batch_size, generator, together)
     inner_pass, errors = Pass(), list[float]()  # the source model's error after each round
     parts = {"delta": delta, "batches": batches, "pass": inner_pass, "generator": generator}

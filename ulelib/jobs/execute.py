@@ -29,6 +29,7 @@ from ulelib.checkpoints import FileCheckpoint
 from ulelib.data import ImageSet
 from ulelib.exploiters import Training, accuracy, exploit, prepared_test
 from ulelib.files import sha256, write_text
+from ulelib.jobs import strips
 from ulelib.jobs.inputs import images, rows_of
 from ulelib.jobs.store import MANIFEST, Store, manifest
 from ulelib.models import build_model
@@ -133,8 +134,9 @@ def record(stage: Stage, store: Store) -> dict[str, Any]:
 
     Returns:
         "spec", all of it; "result": the numbers that it gave (of a `Training`; of a perturbation,
-        its rounds, what it is made of and its SHA-256), and under "noise" the SHA-256 of every
-        perturbation that it used, by key; "made": who computed it, see `machine.made_by`.
+        its rounds, what it is made of, its SHA-256 and a strip of it), and under "noise" the
+        SHA-256 of every perturbation that it used, by key; "made": who computed it, see
+        `machine.made_by`.
     """
     place = _found(stage, store)
     if not isinstance(stage, Noise):  # who shows its numbers must be able to read them
@@ -211,7 +213,8 @@ def _write_noise(stage: Noise, folder: Path, store: Store, checkpoint: FileCheck
         raise
     made.save(folder / "delta.safetensors")
     result = {"rounds": made.rounds, "made_of": made.made_of, "seconds": made.seconds}
-    _write_record(folder, result | {"sha256": made.sha256, "noise": used})
+    result |= {"sha256": made.sha256, "strip": strips.encode(made), "noise": used}
+    _write_record(folder, result)
 
 
 def _keep_partial(error: NotConverged, path: Path) -> None:

@@ -141,14 +141,17 @@ class Lab(Design):
         self.stages_used[stage] = None
         return found
 
-    def rounds(self, noise: Noise) -> list[float]:
-        """The source model's error after each round of a loop, in [0, 1].
-
-        A record holds it, too: who shows no more of a noise need not make it again.
-        """
+    def noted(self, noise: Noise) -> dict[str, Any]:
+        """What is recorded of a noise: its rounds, what it is made of after each of them, its
+        strip (see `execute.record`). Who shows no more of it need not make it again."""
         self._compute([noise])
         self.stages_used[noise] = None
-        found: list[float] = self._record(noise)["result"]["rounds"]
+        found: dict[str, Any] = self._record(noise)["result"]
+        return found
+
+    def rounds(self, noise: Noise) -> list[float]:
+        """The source model's error after each round of a loop, in [0, 1]."""
+        found: list[float] = self.noted(noise)["rounds"]
         return found
 
     def save(self, page: str) -> Path:

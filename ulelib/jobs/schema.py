@@ -7,11 +7,14 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from ulelib.jobs import strips
+
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Strip = Annotated[str, Field(max_length=strips.LONGEST, pattern=r"^[A-Za-z0-9+/]+=*$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 NamedCount = Annotated[tuple[str, int], Strict(False)]  # a set of images, and how many
 Digests = dict[Key, Digest]  # of the noise that was used, by the key of its stage
@@ -45,12 +48,13 @@ class Shares(TypedDict):
 
 @with_config(STRICT)
 class NoiseResult(TypedDict):
-    """Of a perturbation. Version 0.4 noted no digests, and not what it is made of."""
+    """Of a perturbation. Version 0.4 noted no digests, not what it is made of, and no strip."""
 
     rounds: list[Share]
     seconds: Seconds
     made_of: NotRequired[list[Shares]]
     sha256: NotRequired[Digest]
+    strip: NotRequired[Strip]
     noise: NotRequired[Digests]
 
 
