@@ -32,20 +32,6 @@ OWN = "convnet"  # the name of a profile's own network, where it is none of the 
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One size of a ladder from small to large: which images, what makes the noise, how the
-    exploiter trains. Defender and exploiter have the network of `loop`, in float32.
-
-    Attributes:
-        n_train: size of the stratified training subset, None for all.
-    """
-
-    n_train: int | None
-    loop: Bilevel
-    recipe: Recipe
-
-
-@dataclass(frozen=True)
 class Profile:
     """Everything that a notebook's numbers depend on, but for the seed and what the page chooses.
 
@@ -67,7 +53,8 @@ class Profile:
         steps_at_least: a training on a part of the images gets more epochs, until it has this share
             of the steps of a training on all of them; 0 leaves the epochs as they are.
         precision: "float32", or "fastest": bfloat16 where the processor has it.
-        ladder: sizes by name; each but the first differs from an earlier one in one thing.
+        ladder: the same at other sizes, by name; each but the first differs from an earlier one in
+            one thing. Defender and exploiter have the network of `loop`.
         seeds: how many seeds `make reproduce` runs for a page that has no number of its own.
     """
 
@@ -86,7 +73,7 @@ class Profile:
     pretraining_rates: Mapping[str, float] = field(default_factory=dict)
     steps_at_least: Share = 0.0
     precision: str = "float32"
-    ladder: Mapping[str, Rung] = field(default_factory=dict)
+    ladder: Mapping[str, Profile] = field(default_factory=dict)
     seeds: int = 3
 
     @property
@@ -156,16 +143,6 @@ SMOKE_LOOP = Bilevel(
 )
 SMOKE_CONTRASTIVE = _contrastive(hidden=64, dim=32, queue=200)
 
-SMOKE_RECIPE = Recipe(
-    epochs=8,
-    batch_size=100,
-    learning_rate=0.15,
-    schedule="one_cycle",
-    nesterov=True,
-    label_smoothing=0.1,
-    curve_images=1000,
-)
-
 SMOKE = Profile(
     name="smoke",
     data="shapes",
@@ -178,7 +155,15 @@ SMOKE = Profile(
         "vgg11": op("vgg11", width=0.125),
         **MLPS,
     },
-    recipe=SMOKE_RECIPE,
+    recipe=Recipe(
+        epochs=8,
+        batch_size=100,
+        learning_rate=0.15,
+        schedule="one_cycle",
+        nesterov=True,
+        label_smoothing=0.1,
+        curve_images=1000,
+    ),
     contrastive=SMOKE_CONTRASTIVE,
     transferable=_small_transferable(
         SMOKE_LOOP, SMOKE_CONTRASTIVE, Pgd(step=2.4 / 255, steps=2, random_start=True), rounds=2
@@ -188,11 +173,14 @@ SMOKE = Profile(
     nets_rate=0.1,
     steps_at_least=0.5,
     precision="fastest",
-    ladder={
-        "small network": Rung(None, SMOKE_LOOP, SMOKE_RECIPE),
-        "4 batches a round": Rung(None, replace(SMOKE_LOOP, outer_batches=4), SMOKE_RECIPE),
-    },
     seeds=1,
+)
+SMOKE = replace(
+    SMOKE,
+    ladder={
+        "small network": SMOKE,
+        "4 batches a round": replace(SMOKE, loop=replace(SMOKE_LOOP, outer_batches=4)),
+    },
 )
 
 WIDTHS = (32, 64, 128)
@@ -216,50 +204,6 @@ CPU_TRANSFERABLE = _small_transferable(
 )
 CPU_TRANSFERABLE["MoCo"] = replace(CPU_TRANSFERABLE["MoCo"], learning_rate=MOCO_RATE)
 
-CPU_RECIPE = Recipe(
-    epochs=10,
-    batch_size=250,
-    learning_rate=0.6,
-    schedule="one_cycle",
-    nesterov=True,
-    label_smoothing=0.1,
-    clip=None,
-    flip_at_test=True,
-)
-
-
-def _rung(n_train: int | None, epochs: int, net: Op, **changes: Any) -> Rung:
-    """A rung of the ladder from the `cpu` profile's size to the paper's (page 05e)."""
-    loop = Bilevel(
-        net=net,
-        inner=Pgd(step=1.6 / 255, steps=5),
-        outer_batches=20,
-        outer_batch_size=125,
-        inner_batch_size=250,
-        fold_norms=True,
-    )
-    recipe = replace(CPU_RECIPE, epochs=epochs, batch_size=125, learning_rate=LADDER_RATE)
-    return Rung(n_train, replace(loop, **changes), recipe)
-
-
-LADDER_RATE = 0.1
-TEN_LAYERS = op("resnet18", width=0.25, blocks=1)
-EIGHTEEN_LAYERS = op("resnet18", width=0.25)
-LADDER = {
-    "10 layers, 10,000 images": _rung(10_000, 8, TEN_LAYERS),
-    "5,000 images": _rung(5_000, 12, TEN_LAYERS),
-    "20,000 images": _rung(20_000, 5, TEN_LAYERS),
-    "10 batches a round": _rung(10_000, 8, TEN_LAYERS, outer_batches=10),
-    "40 batches a round": _rung(10_000, 8, TEN_LAYERS, outer_batches=40),
-    "20 steps of 0.8": _rung(10_000, 8, TEN_LAYERS, inner=Pgd(step=0.8 / 255, steps=20)),
-    "half width": _rung(10_000, 8, op("resnet18", width=0.5, blocks=1)),
-    "18 layers": _rung(10_000, 8, EIGHTEEN_LAYERS),
-    "18 layers, 20,000 images": _rung(20_000, 5, EIGHTEEN_LAYERS),
-    "18 layers, 50,000 images": _rung(None, 4, EIGHTEEN_LAYERS),
-    "convnet, learned first layer": _rung(10_000, 8, LEARNED_STEM),
-    "convnet, fixed first layer": _rung(10_000, 8, op("convnet", widths=WIDTHS)),
-}
-
 CPU = Profile(
     name="cpu",
     data="cifar10",
@@ -272,7 +216,16 @@ CPU = Profile(
         "vgg11": op("vgg11", width=0.25),
         **MLPS,
     },
-    recipe=CPU_RECIPE,
+    recipe=Recipe(
+        epochs=10,
+        batch_size=250,
+        learning_rate=0.6,
+        schedule="one_cycle",
+        nesterov=True,
+        label_smoothing=0.1,
+        clip=None,
+        flip_at_test=True,
+    ),
     contrastive=CPU_CONTRASTIVE,
     transferable=CPU_TRANSFERABLE,
     separation=Separation(Pgd(step=1.6 / 255, steps=5, random_start=True), passes=4),
@@ -281,7 +234,43 @@ CPU = Profile(
     nets_rate=0.1,
     steps_at_least=0.5,
     precision="fastest",
-    ladder=LADDER,
+)
+
+
+def _size(n_train: int | None, epochs: int, net: Op, **loop: Any) -> Profile:
+    """A size of the ladder (page 05e). float32, which every processor has: its runs come from
+    several."""
+    made_by = Bilevel(
+        net=net,
+        inner=Pgd(step=1.6 / 255, steps=5),
+        outer_batches=20,
+        outer_batch_size=125,
+        inner_batch_size=250,
+        fold_norms=True,
+    )
+    recipe = replace(CPU.recipe, epochs=epochs, batch_size=125, learning_rate=LADDER_RATE)
+    made_by = replace(made_by, **loop)
+    return replace(CPU, n_train=n_train, loop=made_by, recipe=recipe, precision="float32")
+
+
+LADDER_RATE = 0.1
+TEN_LAYERS = op("resnet18", width=0.25, blocks=1)
+EIGHTEEN_LAYERS = op("resnet18", width=0.25)
+CPU = replace(
+    CPU,
+    ladder={
+        "10 layers, 10,000 images": _size(10_000, 8, TEN_LAYERS),
+        "10 batches a round": _size(10_000, 8, TEN_LAYERS, outer_batches=10),
+        "40 batches a round": _size(10_000, 8, TEN_LAYERS, outer_batches=40),
+        "20 steps of 0.8": _size(10_000, 8, TEN_LAYERS, inner=Pgd(step=0.8 / 255, steps=20)),
+        "5,000 images": _size(5_000, 12, TEN_LAYERS),
+        "20,000 images": _size(20_000, 5, TEN_LAYERS),
+        "half width": _size(10_000, 8, op("resnet18", width=0.5, blocks=1)),
+        "18 layers": _size(10_000, 8, EIGHTEEN_LAYERS),
+        "VGG-11": _size(10_000, 8, op("vgg11", width=0.25)),
+        "18 layers, 20,000 images": _size(20_000, 5, EIGHTEEN_LAYERS),
+        "18 layers, 50,000 images": _size(None, 4, EIGHTEEN_LAYERS),
+    },
 )
 
 # Views and SimSiam's widths as released; what else differs there, `Contrastive` says.

@@ -116,6 +116,18 @@ class Design:
         self.profile: Profile = PROFILES[profile]
         self.seeds = _seeds(seed, n_seeds, self.profile.seeds)
 
+    def at(self, size: str) -> Design:
+        """The same seeds at another size of the profile's ladder.
+
+        Raises:
+            ValueError: its ladder has no such size.
+        """
+        if size not in self.profile.ladder:
+            raise ValueError(f"size {size!r}; choose from {[*self.profile.ladder]}")
+        other = Design(self.profile.name, self.seeds)
+        other.profile = self.profile.ladder[size]
+        return other
+
     @functools.cached_property
     def precision(self) -> Any:
         """ "float32" or "bfloat16", as the profile and the machine have it."""

@@ -1,0 +1,144 @@
+"""The ladder of sizes (page 05e): each noise a point, with what it is made of and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ulelib.book.verdict import ENOUGH, half_width, retained
+from ulelib.defenders import CLEAN
+from ulelib.jobs import strips
+from ulelib.jobs.cells import Cell
+from ulelib.jobs.lab import Lab
+from ulelib.specs import Noise, Run
+
+SHARES = ("luminance", "tiles", "constant")  # of `perturbation.energy_shares`
+AGREE = 0.10  # of `retained`: how near a small size must be to the full one
+
+
+def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
+    """One row a noise.
+
+    Args:
+        cells: trainings on clean images and on ULEO's; a cell's setting is its size. What is left
+            of an accuracy is measured against the mean of the clean trainings with the same
+            network, images, exploiter and recipe.
+
+    Returns:
+        columns size; seed, of the noise and the exploiter; weights, the seed of the source model's
+        initial weights; luminance, tiles and constant (see `perturbation.energy_shares`); rounds;
+        noise, the stage; and for each export and exploiter that was trained, e.g. "exact gray",
+        the share that is left (`verdict.retained`), NaN where there was no training.
+    """
+    frame = lab.table(cells)
+    clean: dict[Any, list[float]] = {}
+    for cell, accuracy in zip(cells, frame["accuracy"], strict=True):
+        if cell.defender == CLEAN:
+            clean.setdefault(_training(cell), []).append(accuracy)
+    lines: dict[Noise, dict[str, Any]] = {}
+    for cell, row in zip(cells, frame.itertuples(), strict=True):
+        noise = _noise(cell)
+        if noise is not None:
+            line = lines.setdefault(noise, _line(lab, cell, noise))
+            reference = fmean(clean[_training(cell)])
+            column = f"{cell.export} {cell.exploiter}"
+            line[column] = retained(row.accuracy, reference, row.chance)
+    return pd.DataFrame(list(lines.values()))
+
+
+def _line(lab: Lab, cell: Cell, noise: Noise) -> dict[str, Any]:
+    noted, own = lab.noted(noise), getattr(noise.method, "weights_seed", None)
+    shares = noted["made_of"][-1]
+    return {
+        "size": cell.setting,
+        "seed": cell.seed,
+        "weights": noise.seed if own is None else own,
+        **{name: shares[name] for name in SHARES},
+        "rounds": len(noted["rounds"]),
+        "noise": noise,
+    }
+
+
+def _noise(cell: Cell) -> Noise | None:
+    assert isinstance(cell.stage, Run)
+    return cell.stage.train[0].noise
+
+
+def _training(cell: Cell) -> Any:
+    """What a clean training must have in common with one on protected images."""
+    stage = cell.stage
+    assert isinstance(stage, Run)
+    return stage.train[0].data, stage.exploiter, stage.net, stage.recipe, stage.precision
+
+
+def rounds(lab: Lab, noises: pd.DataFrame) -> pd.DataFrame:
+    """What each noise is made of after each round: a row a noise and round.
+
+    Args:
+        noises: rows of `points`.
+    """
+    return pd.DataFrame(
+        [
+            {"noise": f"{row.weights} {row.seed}", "weights": row.weights, "order": row.seed}
+            | {"round": number, **shares}
+            for row in noises.itertuples()
+            for number, shares in enumerate(lab.noted(row.noise)["made_of"], 1)
+        ]
+    )
+
+
+def pictures(lab: Lab, noises: Iterable[Noise]) -> list[np.ndarray]:
+    """The strip of each noise, `(H, W, 3)` uint8."""
+    return [strips.decode(lab.noted(noise)["strip"]) for noise in noises]
+
+
+def summary(points: pd.DataFrame, columns: Sequence[str], row: str = "size") -> pd.DataFrame:
+    """Mean and 95 % interval of each column, a row for each size: "0.71 (0.42 to 1.00), n = 3"."""
+    return points.groupby(row, sort=False)[[*columns]].agg(_interval)
+
+
+def _interval(values: pd.Series[float]) -> str:
+    known = values.dropna()
+    if known.empty:
+        return ""
+    mean, n = known.mean(), len(known)
+    if n < ENOUGH:
+        return f"{mean:.2f}, n = {n}"
+    half = half_width((float(known.std()) / n**0.5, n - 1))
+    return f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f}), n = {n}"
+
+
+def correlation(points: pd.DataFrame, x: str, y: str) -> tuple[float, float, int]:
+    """Spearman's rank correlation of two columns, its p-value, and how many noises have both."""
+    known = points[[x, y]].dropna()
+    found = stats.spearmanr(known[x], known[y])
+    return float(found.statistic), float(found.pvalue), len(known)
+
+
+def explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
+    """How much of a column's variance goes with the initial weights, and how much with the order
+    of the images: shares of the sum of squares in a table of both, one noise a cell.
+
+    Args:
+        crossed: rows of `points`: each pair of the seeds in columns weights and seed once.
+
+    Raises:
+        ValueError: a pair is missing, or there twice.
+    """
+    table = crossed.pivot(index="weights", columns="seed", values=column)
+    if table.isna().any(axis=None) or table.empty:
+        raise ValueError(f"{column} lacks a pair of weights and order")
+    values = table.to_numpy(dtype=float)
+    whole = float(((values - values.mean()) ** 2).sum())
+    rows, columns = values.shape
+    by_weights = columns * float(((values.mean(1) - values.mean()) ** 2).sum())
+    by_order = rows * float(((values.mean(0) - values.mean()) ** 2).sum())
+    if whole == 0:
+        return {"initial weights": 0.0, "order": 0.0, "both together": 0.0}
+    shares = {"initial weights": by_weights / whole, "order": by_order / whole}
+    return shares | {"both together": 1 - sum(shares.values())}

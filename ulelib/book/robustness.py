@@ -1,0 +1,134 @@
+"""The robustness table: the headline's claims on every network and at every size that has them.
+
+found = robustness.judged()          one row a predicate and place
+robustness.table(found)              the same as text: predicates down, places across
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from ulelib.book import claims
+from ulelib.book.printed import row_of
+from ulelib.book.tables import styled, tint
+from ulelib.defenders import CLEAN
+from ulelib.jobs import records
+
+PAGE = "05_grayaug"  # whose claims these are
+HEADLINE = (
+    "uleo-stops-standard-training",
+    "gray-defeats-uleo",
+    "grayaugs-protects-with-and-without-gray",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where claims were measured: a network and a size. Defender and exploiter have the network.
+
+    Attributes:
+        profile, page: whose record.
+        net: what the network's text begins with; "": any.
+        variant: what stands in brackets behind the names of its defenders, "": nothing.
+        setting: of its cells.
+    """
+
+    profile: str
+    page: str
+    net: str = ""
+    variant: str = ""
+    setting: str = "-"
+
+
+PLACES = {
+    "small convnet, 20,000 images": Place("cpu", "05_grayaug"),
+    "the same, first layer learned": Place(
+        "cpu", "05b_what_decides", "convnet (stem learned", "learned stem"
+    ),
+    "VGG-11, width 1/4": Place("cpu", "06_cross_model", "vgg11"),
+    "DenseNet-121, width 3/8": Place("cpu", "06_cross_model", "densenet121"),
+    "ResNet-10, width 1/4": Place("cpu", "06_cross_model", "resnet18"),
+    "ResNet-18, the paper's size": Place("paper", "05d_full_size"),
+}
+
+
+def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
+    """The predicates of the headline's claims, judged in each place that has a record.
+
+    Returns:
+        columns claim (its sentence), cell ("ULEO, exact, gray"), place; mean and clean, the
+        accuracies of the cell and of clean images, percent; n; outcome, of `claims.OUTCOMES`.
+    """
+    lines = []
+    for name, place in places.items():
+        try:
+            frame = _rows(records.read(place.page, place.profile)[0], place)
+        except FileNotFoundError:
+            continue
+        outcomes = claims.judge(place.profile, {PAGE: frame})
+        for claim in claims.load():
+            if claim["id"] in HEADLINE:
+                mine = outcomes[outcomes["id"] == claim["id"]]
+                for test, found in zip(claim["test"], mine.itertuples(), strict=True):
+                    lines.append(
+                        {"claim": claim["sentence"], "cell": _cell(test["left"]), "place": name}
+                        | {"mean": _mean(frame, test["left"]), "clean": _mean(frame, test["right"])}
+                        | {"n": found.n, "outcome": found.outcome}
+                    )
+    return pd.DataFrame(lines)
+
+
+def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
+    """The rows of a place, with the names that the claims have."""
+    frame = frame.assign(setting=frame.get("setting", "-"))
+    own = (frame["source"] == "-") | (frame["source"] == frame["net"])
+    clean = frame["defender"] == CLEAN
+    suffix = f" ({place.variant})" if place.variant else ""
+    named = frame["defender"] == frame["defender"].map(row_of) + suffix
+    here = frame["net"].str.startswith(place.net) & (frame["setting"] == place.setting)
+    rows = frame[own & here & (clean | named)]
+    return rows.assign(defender=rows["defender"].map(row_of), setting="-")
+
+
+def _mean(frame: pd.DataFrame, selector: Mapping[str, str]) -> float:
+    rows = frame
+    for column, wanted in selector.items():
+        rows = rows[rows[column] == wanted]
+    return float(rows["accuracy"].mean())
+
+
+def _cell(selector: Mapping[str, Any]) -> str:
+    return ", ".join(str(value).replace("_", " ") for value in selector.values())
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """As text: a row a predicate, a column a place, "62.6 of 83.1 (5)" and the outcome below.
+
+    Args:
+        found: of `judged`.
+    """
+    texts = found.assign(
+        text=[
+            "" if math.isnan(row.mean) or not row.n
+            else f"{row.mean:.1f} of {row.clean:.1f} ({row.n})\n{row.outcome}"
+            for row in found.itertuples()
+        ]
+    )  # fmt: skip
+    laid_out = texts.pivot(index=["claim", "cell"], columns="place", values="text")
+    order = found[["claim", "cell"]].drop_duplicates().apply(tuple, axis=1)
+    laid_out = laid_out.loc[order.tolist(), found["place"].unique()].reset_index()
+    laid_out["claim"] = laid_out["claim"].where(~laid_out["claim"].duplicated(), "")
+    return laid_out.rename_axis(columns=None)
+
+
+def style(found: pd.DataFrame, caption: str) -> Styler:
+    """`table` as HTML for a page, outcomes tinted."""
+    rules = {"td, th": "text-align: left; vertical-align: top; white-space: pre-wrap;"}
+    styler: Styler = styled(table(found), caption, 0.72, rules).map(tint, tints=claims.TINTS)
+    return styler
