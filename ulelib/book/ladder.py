@@ -1,4 +1,4 @@
-"""The ladder of sizes (page 05e): each noise a point, with what it is made of and what it leaves."""
+"""The ladder of sizes (page 05e): each noise a point: what it is made of, and what it leaves."""
 
 from __future__ import annotations
 
