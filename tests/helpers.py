@@ -69,7 +69,9 @@ def quick_profile(**changes: Any) -> Profile:
         "recipe": Recipe(epochs=2, batch_size=10, schedule="one_cycle", curve_images=100),
         "precision": "float32",
     }
-    return dataclasses.replace(SMOKE, **(quick | changes))
+    profile = dataclasses.replace(SMOKE, **(quick | changes))
+    longer = dataclasses.replace(profile, loop=dataclasses.replace(loop, outer_batches=3))
+    return dataclasses.replace(profile, ladder={"small": profile, "3 batches a round": longer})
 
 
 def random_images(

@@ -446,6 +446,15 @@ def test_noise_is_in_memory_once(tmp_path: Path) -> None:
     assert 0.8 * noise <= grew <= 1.4 * noise
 
 
+def test_initial_weights_and_order_have_seeds_of_their_own() -> None:
+    own = dataclasses.replace(CONFIG, weights_seed=7)
+    assert torch.equal(made_by(own, seed=7).delta, made_by(CONFIG, seed=7).delta)
+    first, second, third = made_by(own, seed=0), made_by(own, seed=1), made_by(CONFIG, seed=0)
+    assert not torch.equal(first.delta, second.delta)  # the order differs
+    assert not torch.equal(first.delta, third.delta)  # the weights differ
+    assert key_of(CONFIG) != key_of(own) != key_of(dataclasses.replace(own, weights_seed=8))
+
+
 def test_folded_norms_change_nothing_but_last_digits() -> None:
     config = dataclasses.replace(CONFIG, rounds=2)
     plain, folded = (

@@ -20,7 +20,7 @@ from ulelib.data import DataUnavailable
 from ulelib.defenders import DEFENDERS
 from ulelib.exploiters import exploit
 from ulelib.jobs import cells as cells_module
-from ulelib.jobs import inputs, records
+from ulelib.jobs import inputs, records, strips
 from ulelib.jobs.cells import Mixture
 from ulelib.jobs.lab import Lab
 from ulelib.jobs.store import Store
@@ -43,6 +43,22 @@ def quick_smoke(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lab(folder: Path) -> Lab:
     return Lab("smoke", store=folder)
+
+
+def test_another_size_has_the_same_seeds_and_its_own_loop(folder: Path) -> None:
+    lab = Lab("smoke", seed=[3, 5], store=folder)
+    with pytest.raises(ValueError, match=r"size 'large'; choose from \['small', '3 batches"):
+        lab.at("large")
+    size = lab.at("3 batches a round")
+    assert size.seeds == [3, 5] and size.profile.loop.outer_batches == 3
+    assert lab.profile.loop.outer_batches == 2
+    assert key_of(lab.at("small").noise("ULEO", 5)) == key_of(lab.noise("ULEO", 5))
+
+
+def test_a_record_tells_what_noise_is_made_of(lab: Lab) -> None:
+    noted = lab.noted(lab.noise("ULEO"))
+    assert len(noted["made_of"]) == len(noted["rounds"]) == len(lab.rounds(lab.noise("ULEO")))
+    assert strips.decode(noted["strip"]).shape == (32, 96, 3)
 
 
 # --- names, seeds, profiles ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -33,7 +34,8 @@ def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
         columns size; seed, of the noise and the exploiter; weights, the seed of the source model's
         initial weights; luminance, tiles and constant (see `perturbation.energy_shares`); rounds;
         noise, the stage; and for each export and exploiter that was trained, e.g. "exact gray",
-        the share that is left (`verdict.retained`), NaN where there was no training.
+        the share that is left (`verdict.retained`), NaN where there was no training or where
+        clean images teach nothing.
     """
     frame = lab.table(cells)
     clean: dict[Any, list[float]] = {}
@@ -47,7 +49,8 @@ def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
             line = lines.setdefault(noise, _line(lab, cell, noise))
             reference = fmean(clean[_training(cell)])
             column = f"{cell.export} {cell.exploiter}"
-            line[column] = retained(row.accuracy, reference, row.chance)
+            above = reference > row.chance  # else there is nothing to protect
+            line[column] = retained(row.accuracy, reference, row.chance) if above else math.nan
     return pd.DataFrame(list(lines.values()))
 
 
