@@ -220,6 +220,43 @@ def test_verdict_of_a_claim(
     assert verdicts(pd.DataFrame(lines))["verdict"].tolist() == [verdict]
 
 
+def ledger(outcome: str, n: int, under: str = "") -> pd.DataFrame:
+    return pd.DataFrame([{"id": "a", "under": under, "outcome": outcome, "n": n}])
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "expected"),
+    [
+        (("holds", 3), ("fails", 5), ("holds", "large", "but at small: does not hold (n = 5)")),
+        (
+            (LEANS[True], 2),
+            ("fails", 3),
+            ("does not hold", "small", "but at large: open, leans to yes (n = 2)"),
+        ),
+        (
+            (LEANS[True], 1),
+            ("holds", 3),
+            ("holds", "small", "also at large: open, leans to yes (n = 1)"),
+        ),
+        (("open", 1), ("holds", 3), ("holds", "small", "at large: open (n = 1)")),
+        ((LEANS[True], 1), (LEANS[True], 2), ("open, leans to yes", "large", "also at small: open, "
+                                              "leans to yes (n = 2)")),
+        ((claims.NOT_TESTED, 0), ("open", 3), ("open", "small", "")),
+        ((claims.NOT_TESTED, 0), (claims.NOT_TESTED, 0), ("not tested", "", "")),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_that_of_the_largest_size_with_three_runs(
+    large: tuple[str, int],
+    small: tuple[str, int],
+    expected: tuple[str, str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claims, "load", lambda: (claim(TEST),))
+    (line,) = claims.at_sizes({"large": ledger(*large), "small": ledger(*small)}).to_dict("records")
+    assert (line["verdict"], line["size"], line["other"]) == expected
+    assert line["disputed"] == ("but" in expected[2])
+
+
 def test_a_claim_that_cannot_be_tested_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "load", lambda: (claim(untested="needs faces"),))
     lines = verdicts(pd.DataFrame(columns=["id", "under", "outcome"])).to_dict("records")

@@ -37,6 +37,7 @@ class Profile:
 
     Attributes:
         name: "smoke", "cpu" or "paper".
+        scale: of its networks and images, in words: a verdict is one of this scale.
         data: name of the data set.
         n_train: size of its stratified training subset, None for all.
         loop: Algorithm 1, its source network among it; the exploiter has the same network.
@@ -59,6 +60,7 @@ class Profile:
     """
 
     name: str
+    scale: str
     data: str
     n_train: int | None
     loop: Bilevel
@@ -145,6 +147,7 @@ SMOKE_CONTRASTIVE = _contrastive(hidden=64, dim=32, queue=200)
 
 SMOKE = Profile(
     name="smoke",
+    scale="a tiny network on drawn images",
     data="shapes",
     n_train=None,
     loop=SMOKE_LOOP,
@@ -206,6 +209,7 @@ CPU_TRANSFERABLE["MoCo"] = replace(CPU_TRANSFERABLE["MoCo"], learning_rate=MOCO_
 
 CPU = Profile(
     name="cpu",
+    scale="the size of a small network",
     data="cifar10",
     n_train=20_000,
     loop=CPU_LOOP,
@@ -321,6 +325,7 @@ PAPER_TRANSFERABLE = {
 
 PAPER = Profile(
     name="paper",
+    scale="the paper's size",
     data="cifar10",
     n_train=None,
     loop=Bilevel(),

@@ -32,6 +32,7 @@ from ulelib.profiles import OWN, PROFILES
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 LEANS = {True: "leans to yes", False: "leans to no"}  # with fewer runs than an interval needs
 NOT_TESTED = "not tested"
+BUT = "but"  # another size says otherwise
 NO_ROOM = "no room"  # the predicate asks for an accuracy below chance
 # Light tints that colour-blind readers can distinguish; the cell says the word as well.
 TINTS = {
@@ -150,6 +151,60 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
             | {"verdict": _verdict(conditions), "why": claim.get("untested", "")}
         )
     return pd.DataFrame(lines)
+
+
+def at_sizes(sizes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`verdicts`, each said of the largest size that has three runs of every predicate.
+
+    Args:
+        sizes: ledgers of `judge` by the words for their size, the largest first.
+
+    Returns:
+        the columns of `verdicts`; size; other, what the other sizes that tested the claim say of
+        it, "but at the paper's size: open, leans to yes (n = 1)", or "also at ..." where they say
+        the same; and disputed, whether one of them says otherwise. Where no size has three runs,
+        the verdict is that of the largest which tested the claim.
+    """
+    told = {size: verdicts(ledger).set_index("id") for size, ledger in sizes.items()}
+    runs = {size: _runs(ledger) for size, ledger in sizes.items()}
+    lines = []
+    for claim in load():
+        said = {size: str(told[size].loc[claim["id"], "verdict"]) for size in sizes}
+        tested = [size for size in sizes if said[size] != NOT_TESTED]
+        enough = [size for size in tested if runs[size][claim["id"]] >= ENOUGH]
+        chosen = next(iter([*enough, *tested, *sizes]))
+        words = {size: _beside(said[size], said[chosen]) for size in tested if size != chosen}
+        other = "; ".join(
+            f"{word} at {size}: {said[size]} (n = {runs[size][claim['id']]})".strip()
+            for size, word in words.items()
+        )
+        lines.append(
+            {"id": claim["id"], **told[chosen].loc[claim["id"]]}
+            | {"size": chosen if tested else "", "other": other}
+            | {"disputed": BUT in words.values()}
+        )
+    return pd.DataFrame(lines)
+
+
+def _beside(verdict: str, of_the_largest: str) -> str:
+    """The word before another size's verdict: "also", "but", or "" where it is for neither side."""
+    sides = [_side(verdict), _side(of_the_largest)]
+    if "" in sides:
+        return ""
+    return "also" if sides[0] == sides[1] else BUT
+
+
+def _runs(ledger: pd.DataFrame) -> dict[str, int]:
+    """The fewest runs behind a predicate of each claim, of those that were tested."""
+    tested: pd.DataFrame = ledger[ledger["outcome"] != NOT_TESTED]
+    return {str(name): int(n) for name, n in tested.groupby("id")["n"].min().items()}
+
+
+def _side(verdict: str) -> str:
+    """Whether a verdict is for the claim, against it, or neither."""
+    against = "does not hold" in verdict or FAILS in verdict or LEANS[False] in verdict
+    for_it = "holds" in verdict or LEANS[True] in verdict
+    return "both" if against and for_it else "against" if against else "for" if for_it else ""
 
 
 def style(lines: pd.DataFrame, caption: str) -> Styler:
