@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import quick_profile
+from helpers import PROJECT, quick_profile
 from ulelib.book import figures, ladder, ladder_figures
 from ulelib.book.verdict import retained
 from ulelib.jobs.cells import Cell
@@ -130,6 +130,45 @@ def test_correlation_is_of_ranks_and_leaves_gaps_out() -> None:
     found, p, n = ladder.correlation(points(), "luminance", "exact gray")
     assert (found, n) == (pytest.approx(1.0), 5) and p < 0.01
     assert ladder.correlation(points(), "tiles", "exact gray")[0] == pytest.approx(-1.0)
+
+
+def sizes(**cells: list[float]) -> pd.DataFrame:
+    lines = {name.replace("_gray", " gray"): values for name, values in cells.items()}
+    return pd.DataFrame({"size": "small", **lines})
+
+
+@pytest.mark.parametrize(
+    ("exact", "released", "agrees"),
+    [
+        ([0.9, 0.95, 1.0], [1.0, 1.0, 0.99], "yes"),
+        ([0.8, 0.82, 0.86], [1.0, 1.0, 0.99], "no"),  # far
+        ([0.8, 1.0, 1.1], [1.0, 1.0, 0.99], "no"),  # near, but a draw
+        ([0.9, 0.95, np.nan], [1.0, 1.0, 0.99], "too few runs"),
+        ([0.2, 0.1, np.nan], [0.1, 0.1, 0.1], "no"),
+    ],
+)
+def test_a_size_agrees_in_mean_and_spread_or_not(
+    exact: list[float], released: list[float], agrees: str
+) -> None:
+    full = {"exact gray": 0.97, "as_released gray": 0.99}
+    found = ladder.fidelity(sizes(exact_gray=exact, as_released_gray=released), full)
+    assert found.loc["small", "agrees"] == agrees
+    known = [value for value in exact if value == value]
+    distance = sum(known) / len(known) - 0.97
+    assert found.loc["small", "exact gray, distance"] == f"{distance:+.2f}"
+    assert found.loc["small", "exact gray"].endswith(f"({len(known)})")
+
+
+def test_a_cell_that_was_not_measured_is_too_few_runs() -> None:
+    found = ladder.fidelity(sizes(exact_gray=[0.97] * 3), {"exact gray": 0.97, "other": 0.5})
+    assert found.loc["small"].tolist() == ["0.97 ± 0.00 (3)", "+0.00", "", "", "too few runs"]
+
+
+def test_the_full_size_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(PROJECT / "results"))
+    full = ladder.full_size()
+    assert [*full] == [*ladder.CALIBRATION]
+    assert full["exact gray"] == pytest.approx((90.62 - 10) / (92.81 - 10), abs=0.005)
 
 
 COLUMNS = {"luminance": "luminance's share", "tiles": "tiles' share"}

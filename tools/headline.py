@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ulelib.book import figures, page
+from ulelib.book import figures, page, robustness
 from ulelib.book.compare import comparison_table, means
 from ulelib.jobs import records
 
@@ -37,6 +37,11 @@ def main() -> int:
     text = (
         f"Profile `{PROFILE}`: {n_train:,} images of {train}, a small network; seeds {seeds}.\n\n"
         f"{table(comparison_table(frame, '2'))}\n\n"
+        "These verdicts are about a small network. The same claims on every network and at every "
+        "size that measured them: accuracy on protected images, *of* that on clean ones, the "
+        "number of runs in brackets, and whether the claim holds there "
+        "([which claims](book/report.ipynb)):\n\n"
+        f"{by_place(robustness.judged())}\n\n"
         f"At the paper's own size ({whole['train'][1]:,} images, ResNet-18; "
         f"n = {len(whole['seeds'])}, on a GPU), standard / gray: "
         f"{mean['clean - standard']} / {mean['clean - gray']} on clean images, "
@@ -69,6 +74,19 @@ def table(compared: pd.DataFrame) -> str:
         for exploiter in ("standard", "gray"):
             cells += [row[(exploiter, name)] for name in ("measured", "verdict", "published")]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def by_place(found: pd.DataFrame) -> str:
+    """The robustness table in Markdown, a line a network and size.
+
+    Args:
+        found: of `robustness.judged`.
+    """
+    laid_out = robustness.table(found)
+    lines = ["| " + " | ".join(laid_out.columns) + " |", "|:--" * len(laid_out.columns) + "|"]
+    for row in laid_out.itertuples(index=False):
+        lines.append("| " + " | ".join(text.replace("\n", " ") for text in row) + " |")
     return "\n".join(lines)
 
 

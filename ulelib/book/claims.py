@@ -6,6 +6,7 @@ committed before the runs that judge them, except where `fixed = "after"` says o
 
     ledger = judge("cpu")       one row a predicate: the difference, its interval, the outcome
     verdicts(ledger)            one row a claim
+    by_size("cpu")              the same, said of the largest size with three runs
 
 The rule is that of `verdict`: from three runs on the 95 % interval decides; one or two runs suggest
 a direction. A predicate that asks for an accuracy below chance is not judged: none could satisfy
@@ -32,6 +33,7 @@ from ulelib.profiles import OWN, PROFILES
 HOLDS, FAILS, OPEN = "holds", "fails", "open"
 LEANS = {True: "leans to yes", False: "leans to no"}  # with fewer runs than an interval needs
 NOT_TESTED = "not tested"
+LARGEST_FIRST = ("paper", "cpu", "smoke")  # profiles
 BUT = "but"  # another size says otherwise
 NO_ROOM = "no room"  # the predicate asks for an accuracy below chance
 # Light tints that colour-blind readers can distinguish; the cell says the word as well.
@@ -151,6 +153,13 @@ def verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
             | {"verdict": _verdict(conditions), "why": claim.get("untested", "")}
         )
     return pd.DataFrame(lines)
+
+
+def by_size(profile: str) -> pd.DataFrame:
+    """`at_sizes` of a profile and of the larger ones that have records."""
+    larger = LARGEST_FIRST[: LARGEST_FIRST.index(profile)]
+    chosen = [*(name for name in larger if records.pages(name)), profile]
+    return at_sizes({PROFILES[name].scale: judge(name) for name in chosen})
 
 
 def at_sizes(sizes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

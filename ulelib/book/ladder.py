@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
+from pandas.io.formats.style import Styler
 from scipy import stats
 
+from ulelib.book.tables import styled
 from ulelib.book.verdict import ENOUGH, half_width, retained
 from ulelib.defenders import CLEAN
-from ulelib.jobs import strips
+from ulelib.jobs import records, strips
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
 from ulelib.specs import Noise, Run
 
 SHARES = ("luminance", "tiles", "constant")  # of `perturbation.energy_shares`
-AGREE = 0.10  # of `retained`: how near a small size must be to the full one
+# The rule by which a small size may stand for the paper's: on each of these cells, with three seeds
+# or more, the mean is this near to the full size's, and a run strays from it by no more. All other
+# cells are predictions.
+CALIBRATION = ("as_released standard", "as_released gray", "exact gray")
+NEAR = 0.10  # of `verdict.retained`
+TOO_FEW = "too few runs"
 
 
 def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -145,3 +153,63 @@ def explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
         return {"initial weights": 0.0, "order": 0.0, "both together": 0.0}
     shares = {"initial weights": by_weights / whole, "order": by_order / whole}
     return shares | {"both together": 1 - sum(shares.values())}
+
+
+def fidelity(points: pd.DataFrame, full: Mapping[str, float]) -> pd.DataFrame:
+    """How far each size is from the full one on the calibration cells, and whether it agrees.
+
+    Args:
+        points: rows of `points`.
+        full: what is left at the full size, by cell (`CALIBRATION`).
+
+    Returns:
+        one row a size; for each cell "0.79 ± 0.12 (3)", the mean less the full size's in the
+        column behind it; and agrees: "yes", "no", or "too few runs" where what there is agrees.
+    """
+    lines = {}
+    for size, rows in points.groupby("size", sort=False):
+        line, outcomes = dict[str, str](), set[str]()
+        for cell, reference in full.items():
+            known = rows[cell].dropna() if cell in rows else pd.Series(dtype=float)
+            line[cell] = line[f"{cell}, distance"] = ""
+            if known.empty:
+                outcomes.add(TOO_FEW)
+                continue
+            spread = float(known.std()) if len(known) > 1 else 0.0
+            distance = float(known.mean()) - reference
+            line[cell] = f"{known.mean():.2f}{f' ± {spread:.2f}' * (len(known) > 1)} ({len(known)})"
+            line[f"{cell}, distance"] = f"{distance:+.2f}"
+            far = len(known) >= ENOUGH and max(abs(distance), spread) > NEAR
+            outcomes.add("no" if far else "yes" if len(known) >= ENOUGH else TOO_FEW)
+        line["agrees"] = next(one for one in ("no", TOO_FEW, "yes") if one in outcomes)
+        lines[size] = line
+    return pd.DataFrame(lines).T
+
+
+def full_size() -> dict[str, float]:
+    """What is left at the paper's size on the calibration cells, of the record of page 05d.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+    """
+    frame, _ = records.read("05d_full_size", "paper")
+    mean = frame.groupby(["export", "exploiter"])["accuracy"].mean()
+    return {
+        cell: retained(
+            mean[tuple(cell.split())], mean["-", cell.split()[1]], frame["chance"].iloc[0]
+        )
+        for cell in CALIBRATION
+    }
+
+
+def beside_full_size(points: pd.DataFrame, caption: str) -> Styler | Markdown:
+    """`fidelity` as a table; a sentence where the full size has no record."""
+    try:
+        full = full_size()
+    except FileNotFoundError:
+        return Markdown("The paper's size has no record here.")
+    found = fidelity(points, full)
+    heads = {cell: f"{cell.replace('_', ' ')} ({value:.2f})" for cell, value in full.items()}
+    found = found.rename(columns=lambda name: heads.get(name, name.replace("_", " ")))
+    rules = {"td, th": "text-align: left;"}
+    return styled(found.rename_axis("size").reset_index(), caption, 0.76, rules)

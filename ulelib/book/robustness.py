@@ -6,7 +6,6 @@ robustness.table(found)              the same as text: predicates down, places a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from ulelib.book.tables import styled, tint
 from ulelib.defenders import CLEAN
 from ulelib.jobs import records
 
+COLUMNS = ("claim", "cell", "place", "mean", "clean", "n", "outcome")  # of `judged`
 PAGE = "05_grayaug"  # whose claims these are
 HEADLINE = (
     "uleo-stops-standard-training",
@@ -48,12 +48,21 @@ class Place:
 
 PLACES = {
     "small convnet, 20,000 images": Place("cpu", "05_grayaug"),
-    "the same, first layer learned": Place(
+    "first layer learned, 20,000 images": Place(
         "cpu", "05b_what_decides", "convnet (stem learned", "learned stem"
     ),
-    "VGG-11, width 1/4": Place("cpu", "06_cross_model", "vgg11"),
-    "DenseNet-121, width 3/8": Place("cpu", "06_cross_model", "densenet121"),
-    "ResNet-10, width 1/4": Place("cpu", "06_cross_model", "resnet18"),
+    "VGG-11, width 1/4, 20,000 images": Place("cpu", "06_cross_model", "vgg11"),
+    "DenseNet-121, width 3/8, 20,000 images": Place("cpu", "06_cross_model", "densenet121"),
+    "ResNet-10, width 1/4, 20,000 images": Place("cpu", "06_cross_model", "resnet18"),
+    "ResNet-10, width 1/4, 10,000 images": Place(
+        "cpu", "05e_what_scale_changes", "resnet18", setting="10 layers, 10,000 images"
+    ),
+    "VGG-11, width 1/4, 10,000 images": Place(
+        "cpu", "05e_what_scale_changes", "vgg11", setting="VGG-11"
+    ),
+    "ResNet-18, width 1/4, 10,000 images": Place(
+        "cpu", "05e_what_scale_changes", "resnet18", setting="18 layers"
+    ),
     "ResNet-18, the paper's size": Place("paper", "05d_full_size"),
 }
 
@@ -81,7 +90,7 @@ def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
                         | {"mean": _mean(frame, test["left"]), "clean": _mean(frame, test["right"])}
                         | {"n": found.n, "outcome": found.outcome}
                     )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=[*COLUMNS])
 
 
 def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
@@ -108,23 +117,22 @@ def _cell(selector: Mapping[str, Any]) -> str:
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
-    """As text: a row a predicate, a column a place, "62.6 of 83.1 (5)" and the outcome below.
+    """As text: a row a place, a column a predicate, "62.6 of 83.1 (5)" and the outcome below.
 
     Args:
         found: of `judged`.
     """
+    if found.empty:
+        return found
     texts = found.assign(
         text=[
-            "" if math.isnan(row.mean) or not row.n
-            else f"{row.mean:.1f} of {row.clean:.1f} ({row.n})\n{row.outcome}"
+            f"{row.mean:.1f} of {row.clean:.1f} ({row.n})\n{row.outcome}" if row.n else ""
             for row in found.itertuples()
         ]
-    )  # fmt: skip
-    laid_out = texts.pivot(index=["claim", "cell"], columns="place", values="text")
-    order = found[["claim", "cell"]].drop_duplicates().apply(tuple, axis=1)
-    laid_out = laid_out.loc[order.tolist(), found["place"].unique()].reset_index()
-    laid_out["claim"] = laid_out["claim"].where(~laid_out["claim"].duplicated(), "")
-    return laid_out.rename_axis(columns=None)
+    )
+    laid_out = texts.pivot(index="place", columns="cell", values="text")
+    laid_out = laid_out.loc[found["place"].unique(), found["cell"].unique()]
+    return laid_out.rename_axis(columns=None).reset_index()
 
 
 def style(found: pd.DataFrame, caption: str) -> Styler:
