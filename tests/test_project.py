@@ -107,6 +107,7 @@ def test_there_are_notebooks() -> None:
         "05b_what_decides",
         "05c_precision",
         "05d_full_size",
+        "05e_what_scale_changes",
         "06_cross_model",
         "07_mixed_data",
         "08_imagenet",

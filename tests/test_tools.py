@@ -256,6 +256,20 @@ def test_only_the_pages_whose_stages_failed_are_not_made(
     assert "it does not converge" in capsys.readouterr().err
 
 
+def test_noise_that_is_noted_is_made_once_and_then_its_record_will_do(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab("smoke", store=tmp_path / "one")
+    noise = lab.noise("ULEO")
+    assert sources.Needs(lab, [], [], [noise]).missing() == [noise]
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "results"))
+    lab.noted(noise)
+    lab.save("noted")
+    later = Lab("smoke", store=tmp_path / "two", keep=True)
+    assert sources.Needs(later, [], [], [noise]).missing() == []
+    assert sources.Needs(later, [], [noise]).missing() == [noise]  # no record holds the noise
+
+
 def test_what_was_measured_with_other_noise_is_computed_again(
     quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,14 +2,14 @@
 
 A notebook's metadata holds, under "ulelib", what is particular to its page (`Making`). Its cells
 tagged `plan` see nothing but `lab` and each other, and state `cells` and, if the page shows
-perturbations themselves, `noises`.
+perturbations themselves, `noises`, or if it shows what is recorded of some, `noted`.
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,26 +51,29 @@ class Needs:
         lab: with the notebook's parameters.
         cells: the measurements of its tables.
         noises: perturbations that the page shows. No record holds them.
+        noted: perturbations of which the page shows what is recorded (`Lab.noted`).
     """
 
     lab: Lab
     cells: list[Cell]
     noises: list[Noise]
+    noted: list[Noise] = field(default_factory=list)
 
     @property
     def stages(self) -> list[Stage]:
         """Noise first."""
-        return [*self.noises, *(cell.stage for cell in self.cells)]
+        return [*self.noises, *self.noted, *(cell.stage for cell in self.cells)]
 
     def closure(self) -> list[Stage]:
         """All that it needs."""
         return stages_of(self.stages)
 
     def missing(self) -> list[Stage]:
-        """Noise that is not in the store, and trainings that are neither in the store nor in a
+        """Noise that is not in the store, and what is neither in the store nor in a
         record that can be reused. To be asked again after computing, see `Lab.missing`."""
         noises = [noise for noise in self.noises if not self.lab.store.find(noise)]
-        return [*noises, *self.lab.missing(cell.stage for cell in self.cells)]
+        recorded = [*self.noted, *(cell.stage for cell in self.cells)]
+        return [*noises, *self.lab.missing(recorded)]
 
 
 def path_of(name: str) -> Path:
@@ -133,7 +136,8 @@ def stated(name: str, parameters: dict[str, Any]) -> Needs | None:
         return None
     lab = Lab(**parameters)
     names = run_as_module(name, "\n".join(sources), lab=lab)
-    return Needs(lab, list(names["cells"]), list(names.get("noises", [])))
+    shown, noted = (list(names.get(name, [])) for name in ("noises", "noted"))
+    return Needs(lab, list(names["cells"]), shown, noted)
 
 
 def run_as_module(name: str, source: str, **given: Any) -> dict[str, Any]:

@@ -39,11 +39,11 @@ def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
             network, images, exploiter and recipe.
 
     Returns:
-        columns size; seed, of the noise and the exploiter; weights, the seed of the source model's
-        initial weights; luminance, tiles and constant (see `perturbation.energy_shares`); rounds;
-        noise, the stage; and for each export and exploiter that was trained, e.g. "exact gray",
-        the share that is left (`verdict.retained`), NaN where there was no training or where
-        clean images teach nothing.
+        columns size; seed, of the order of the images in the noise's loop and of the exploiter;
+        weights, the seed of the source model's initial weights; luminance, tiles and constant (see
+        `perturbation.energy_shares`); rounds; noise, the stage; and for each export and exploiter
+        that was trained, e.g. "exact gray", the share that is left (`verdict.retained`), NaN where
+        there was no training or where clean images teach nothing.
     """
     frame = lab.table(cells)
     clean: dict[Any, list[float]] = {}
@@ -54,7 +54,7 @@ def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
     for cell, row in zip(cells, frame.itertuples(), strict=True):
         noise = _noise(cell)
         if noise is not None:
-            line = lines.setdefault(noise, _line(lab, cell, noise))
+            line = lines.setdefault(noise, {"size": cell.setting} | _line(lab, noise))
             reference = fmean(clean[_training(cell)])
             column = f"{cell.export} {cell.exploiter}"
             above = reference > row.chance  # else there is nothing to protect
@@ -62,14 +62,17 @@ def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(list(lines.values()))
 
 
-def _line(lab: Lab, cell: Cell, noise: Noise) -> dict[str, Any]:
+def made_of(lab: Lab, noises: Iterable[Noise]) -> pd.DataFrame:
+    """One row a noise, of its record: the columns of `points` but for size and what is left."""
+    return pd.DataFrame([_line(lab, noise) for noise in noises])
+
+
+def _line(lab: Lab, noise: Noise) -> dict[str, Any]:
     noted, own = lab.noted(noise), getattr(noise.method, "weights_seed", None)
-    shares = noted["made_of"][-1]
     return {
-        "size": cell.setting,
-        "seed": cell.seed,
+        "seed": noise.seed,
         "weights": noise.seed if own is None else own,
-        **{name: shares[name] for name in SHARES},
+        **{name: noted["made_of"][-1][name] for name in SHARES},
         "rounds": len(noted["rounds"]),
         "noise": noise,
     }
