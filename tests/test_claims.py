@@ -227,19 +227,19 @@ def ledger(outcome: str, n: int, under: str = "") -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("large", "small", "expected"),
     [
-        (("holds", 3), ("fails", 5), ("holds", "large", "but at small: does not hold (n = 5)")),
+        (("holds", 3), ("fails", 5), ("holds", "large", "but small: does not hold (n = 5)")),
         (
             (LEANS[True], 2),
             ("fails", 3),
-            ("does not hold", "small", "but at large: open, leans to yes (n = 2)"),
+            ("does not hold", "small", "but large: open, leans to yes (n = 2)"),
         ),
         (
             (LEANS[True], 1),
             ("holds", 3),
-            ("holds", "small", "also at large: open, leans to yes (n = 1)"),
+            ("holds", "small", "also large: open, leans to yes (n = 1)"),
         ),
-        (("open", 1), ("holds", 3), ("holds", "small", "at large: open (n = 1)")),
-        ((LEANS[True], 1), (LEANS[True], 2), ("open, leans to yes", "large", "also at small: open, "
+        (("open", 1), ("holds", 3), ("holds", "small", "large: open (n = 1)")),
+        ((LEANS[True], 1), (LEANS[True], 2), ("open, leans to yes", "large", "also small: open, "
                                               "leans to yes (n = 2)")),
         ((claims.NOT_TESTED, 0), ("open", 3), ("open", "small", "")),
         ((claims.NOT_TESTED, 0), (claims.NOT_TESTED, 0), ("not tested", "", "")),

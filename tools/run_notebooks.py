@@ -5,6 +5,7 @@
     python tools/run_notebooks.py --profile cpu --scheduler tcp://HOST:PORT
     python tools/run_notebooks.py --profile paper --minutes 15
     python tools/run_notebooks.py --profile cpu --words [05_grayaug ...]
+    python tools/run_notebooks.py --profile cpu --retell [05_grayaug ...]
 
 Each notebook states its stages in cells tagged `plan`. They are collected without repetition and
 run by a pool of processes, or on a Dask cluster; then papermill executes the notebooks, which find
@@ -14,7 +15,8 @@ one that ran to its end; a notebook that fails is reported and the others go on.
 `--minutes` computes the most wanted stages that fit into that time, and executes no page.
 
 `--words` runs nothing: it brings changed prose, tags and imports into the pages whose code is
-otherwise the notebook's.
+otherwise the notebook's. `--retell` executes pages from their records, and computes nothing: see
+`retell.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 import collect
 import pages
+import retell
 import reword
 import sources
 import wanted
@@ -48,6 +51,8 @@ def main() -> int:
             for name in options.names or names
         ]
         return 0 if all(reworded) else 1
+    if options.retell:
+        return 0 if all([_retell(name, options) for name in options.names or names]) else 1
     # Pages and the records that they write and read belong together.
     results = sources.ROOT / "results" if options.into == pages.BOOK else options.into / "results"
     os.environ.setdefault("ULELIB_RESULTS", str(results))
@@ -56,6 +61,16 @@ def main() -> int:
     if options.minutes is not None:
         return 0 if _within(options) else 1
     return _reproduce(names, options)
+
+
+def _retell(name: str, options: argparse.Namespace) -> bool:
+    page = _folder(name, options) / f"{name}.ipynb"
+    try:
+        retell.retell(sources.path_of(name), page, sources.ROOT / "results")
+    except retell.CannotBeRetold as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
 
 
 def _reproduce(names: list[str], options: argparse.Namespace) -> int:
@@ -151,6 +166,9 @@ def _options(names: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--words", action="store_true", help="run nothing; bring changed prose into the pages"
+    )
+    parser.add_argument(
+        "--retell", action="store_true", help="make tables and charts anew, from the records alone"
     )
     parser.add_argument(
         "--into", type=Path, help="folder of the pages; else book/, and _build/smoke for smoke"

@@ -37,7 +37,7 @@ class Profile:
 
     Attributes:
         name: "smoke", "cpu" or "paper".
-        scale: of its networks and images, in words: a verdict is one of this scale.
+        scale: where its verdicts hold, in words, e.g. "on a small network".
         data: name of the data set.
         n_train: size of its stratified training subset, None for all.
         loop: Algorithm 1, its source network among it; the exploiter has the same network.
@@ -147,7 +147,7 @@ SMOKE_CONTRASTIVE = _contrastive(hidden=64, dim=32, queue=200)
 
 SMOKE = Profile(
     name="smoke",
-    scale="a tiny network on drawn images",
+    scale="on a tiny network and drawn images",
     data="shapes",
     n_train=None,
     loop=SMOKE_LOOP,
@@ -209,7 +209,7 @@ CPU_TRANSFERABLE["MoCo"] = replace(CPU_TRANSFERABLE["MoCo"], learning_rate=MOCO_
 
 CPU = Profile(
     name="cpu",
-    scale="the size of a small network",
+    scale="on a small network",
     data="cifar10",
     n_train=20_000,
     loop=CPU_LOOP,
@@ -325,7 +325,7 @@ PAPER_TRANSFERABLE = {
 
 PAPER = Profile(
     name="paper",
-    scale="the paper's size",
+    scale="at the paper's size",
     data="cifar10",
     n_train=None,
     loop=Bilevel(),

@@ -170,8 +170,8 @@ def at_sizes(sizes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         the columns of `verdicts`; size; other, what the other sizes that tested the claim say of
-        it, "but at the paper's size: open, leans to yes (n = 1)", or "also at ..." where they say
-        the same; and disputed, whether one of them says otherwise. Where no size has three runs,
+        it, "but at the paper's size: open, leans to yes (n = 1)", or "also ..." where they say the
+        same; and disputed, whether one of them says otherwise. Where no size has three runs,
         the verdict is that of the largest which tested the claim.
     """
     told = {size: verdicts(ledger).set_index("id") for size, ledger in sizes.items()}
@@ -184,7 +184,7 @@ def at_sizes(sizes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         chosen = next(iter([*enough, *tested, *sizes]))
         words = {size: _beside(said[size], said[chosen]) for size in tested if size != chosen}
         other = "; ".join(
-            f"{word} at {size}: {said[size]} (n = {runs[size][claim['id']]})".strip()
+            f"{word} {size}: {said[size]} (n = {runs[size][claim['id']]})".strip()
             for size, word in words.items()
         )
         lines.append(

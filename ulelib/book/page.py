@@ -27,6 +27,7 @@ from ulelib.jobs import records
 from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import separability
+from ulelib.profiles import PROFILES
 
 
 def open_lab(profile: str = "auto", seed: int | list[int] = 0, n_seeds: int = 1) -> Lab:
@@ -93,10 +94,10 @@ def _assigned(source: str) -> set[str]:
 
 
 def caption(lab: Lab) -> str:
-    """One line for every table and figure: data, profile, seeds."""
+    """One line for every table and figure: data, scale, profile, seeds."""
     fell_back = "; CIFAR-10 was not at hand" if lab.fell_back else ""
     images = _images(lab.train_set.name, len(lab.train_set), len(lab.test_set))
-    return f"{images}, profile {lab.profile.name}, {_seeds(lab.seeds)}{fell_back}"
+    return f"{images}, {_scale(lab.profile.name)}, {_seeds(lab.seeds)}{fell_back}"
 
 
 def about(lab: Lab, **own: str) -> Markdown:
@@ -155,7 +156,7 @@ def record_caption(record: dict[str, Any]) -> str:
     """`caption` of a record that `Lab.save` wrote."""
     (train, n_train), (_, n_test) = record["train"], record["test"]
     images = _images(train, n_train, n_test)
-    return f"{images}, profile {record['profile']}, {_seeds(record['seeds'])}"
+    return f"{images}, {_scale(record['profile'])}, {_seeds(record['seeds'])}"
 
 
 def about_record(record: dict[str, Any]) -> Markdown:
@@ -292,6 +293,10 @@ def times(profile: str) -> Styler:
 
 def _images(name: str, n_train: int, n_test: int) -> str:
     return f"{n_train:,} training and {n_test:,} test images of {name}"
+
+
+def _scale(profile: str) -> str:
+    return f"{PROFILES[profile].scale}, profile {profile}"
 
 
 def _seeds(seeds: list[int]) -> str:
