@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from helpers import PROJECT, quick_profile
 from ulelib.book import figures, ladder, ladder_figures
@@ -97,14 +98,27 @@ def crossed(values: list[list[float]]) -> pd.DataFrame:
     ],
 )
 def test_what_explains_a_table(values: list[list[float]], expected: tuple[float, ...]) -> None:
-    found = ladder.explained(crossed(values), "tiles")
-    assert [*found] == ["initial weights", "order", "both together"]
-    assert [*found.values()] == pytest.approx([*expected])
+    found = ladder.explained(crossed(values), ["tiles"]).loc["tiles"]
+    assert found[["initial weights", "order", "rest"]].tolist() == pytest.approx([*expected])
+
+
+def test_shares_are_tested_against_the_rest() -> None:
+    """The two-way table of a textbook's kind, computed by hand."""
+    values = [[1.0, 2.0, 3.0], [3.0, 4.0, 6.0], [7.0, 8.0, 8.0]]
+    found = ladder.explained(crossed(values), ["tiles"]).loc["tiles"]
+    grid = np.array(values)
+    by_weights = 3 * ((grid.mean(1) - grid.mean()) ** 2).sum()
+    by_order = 3 * ((grid.mean(0) - grid.mean()) ** 2).sum()
+    rest = ((grid - grid.mean()) ** 2).sum() - by_weights - by_order
+    for name, squares in (("initial weights", by_weights), ("order", by_order)):
+        p = stats.f.sf((squares / 2) / (rest / 4), 2, 4)
+        assert found[f"p, {name}"] == pytest.approx(p)
+    assert found["p, initial weights"] < 0.01 < found["p, order"]
 
 
 def test_a_table_with_a_gap_explains_nothing() -> None:
     with pytest.raises(ValueError, match="tiles lacks a pair"):
-        ladder.explained(crossed([[1, 2], [3, 4]])[:3], "tiles")
+        ladder.explained(crossed([[1, 2], [3, 4]])[:3], ["tiles"])
 
 
 def points() -> pd.DataFrame:

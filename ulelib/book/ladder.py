@@ -134,28 +134,42 @@ def correlation(points: pd.DataFrame, x: str, y: str) -> tuple[float, float, int
     return float(found.statistic), float(found.pvalue), len(known)
 
 
-def explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
-    """How much of a column's variance goes with the initial weights, and how much with the order
-    of the images: shares of the sum of squares in a table of both, one noise a cell.
+def explained(crossed: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """How much of each column's variance goes with the initial weights, and how much with the order
+    of the images: a two-way analysis of variance, one noise a cell.
 
     Args:
-        crossed: rows of `points`: each pair of the seeds in columns weights and seed once.
+        crossed: rows of `made_of`: each pair of the seeds in columns weights and seed once.
+
+    Returns:
+        one row a column; the shares of the sum of squares of "initial weights", "order" and "rest",
+        and the p-values of the first two, by an F test against the rest (NaN where there is none).
 
     Raises:
-        ValueError: a pair is missing, or there twice.
+        ValueError: a pair is missing.
     """
+    return pd.DataFrame({name: _explained(crossed, name) for name in columns}).T
+
+
+def _explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
     table = crossed.pivot(index="weights", columns="seed", values=column)
     if table.isna().any(axis=None) or table.empty:
         raise ValueError(f"{column} lacks a pair of weights and order")
     values = table.to_numpy(dtype=float)
-    whole = float(((values - values.mean()) ** 2).sum())
     rows, columns = values.shape
-    by_weights = columns * float(((values.mean(1) - values.mean()) ** 2).sum())
-    by_order = rows * float(((values.mean(0) - values.mean()) ** 2).sum())
-    if whole == 0:
-        return {"initial weights": 0.0, "order": 0.0, "both together": 0.0}
-    shares = {"initial weights": by_weights / whole, "order": by_order / whole}
-    return shares | {"both together": 1 - sum(shares.values())}
+    whole = float(((values - values.mean()) ** 2).sum())
+    squares = {
+        "initial weights": (columns * float(values.mean(1).var() * rows), rows - 1),
+        "order": (rows * float(values.mean(0).var() * columns), columns - 1),
+    }
+    rest = whole - sum(square for square, _ in squares.values())
+    freedom = (rows - 1) * (columns - 1)
+    found = {name: square / whole if whole else 0.0 for name, (square, _) in squares.items()}
+    found["rest"] = 1 - sum(found.values()) if whole else 0.0
+    for name, (square, degrees) in squares.items():
+        ratio = square / degrees / (rest / freedom) if rest > 1e-12 * whole else math.nan
+        found[f"p, {name}"] = float(stats.f.sf(ratio, degrees, freedom))
+    return found
 
 
 def fidelity(points: pd.DataFrame, full: Mapping[str, float]) -> pd.DataFrame:
