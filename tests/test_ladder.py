@@ -228,6 +228,18 @@ def test_a_noise_that_nobody_trained_on_predicts_nothing() -> None:
     assert shown == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
+def test_other_pages_sizes_stand_around_the_ladders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(PROJECT / "results"))
+    whole = ladder.with_records(points())
+    sizes = list(whole["size"].unique())
+    assert sizes[0].startswith("small convnet") and sizes[-1] == "ResNet-18, the paper's size"
+    assert sizes[2:5] == ["small", "large", "none"]
+    paper = whole[whole["size"] == sizes[-1]]
+    assert paper["exact gray"].tolist() == pytest.approx([0.97], abs=0.01)
+    monkeypatch.setenv("ULELIB_RESULTS", "no records")
+    assert ladder.with_records(points())["size"].tolist() == points()["size"].tolist()
+
+
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="no runs"):
         ladder_figures.dots(points()[:0], COLUMNS)

@@ -95,6 +95,14 @@ def test_what_was_not_measured_is_not_judged(found: pd.DataFrame) -> None:
     assert "nowhere" not in set(found["place"])
 
 
+def test_each_run_of_uleo_leaves_a_share_of_the_clean_runs(found: pd.DataFrame) -> None:
+    runs = robustness.runs(PLACES).set_index(["size", "seed"])
+    assert runs.loc[("own", 1), "exact gray"] == pytest.approx((86.5 - 10) / (88 - 10))
+    assert runs.loc[("own", 2), "exact standard"] == pytest.approx((14 - 10) / (91 - 10))
+    assert math.isnan(runs.loc[("learned", 0), "exact standard"])
+    assert {size for size, _ in runs.index} == {"own", "learned", "vgg"} and len(runs) == 7
+
+
 def test_the_table_has_a_row_a_place_and_a_column_a_predicate(found: pd.DataFrame) -> None:
     table = robustness.table(found).set_index("place")
     assert [*table.index] == ["own", "learned", "vgg"] and table.shape == (3, 8)

@@ -241,39 +241,26 @@ CPU = Profile(
 )
 
 
-def _size(n_train: int | None, epochs: int, net: Op, **loop: Any) -> Profile:
-    """A size of the ladder (page 05e). float32, which every processor has: its runs come from
-    several."""
-    made_by = Bilevel(
-        net=net,
+def _quarter_width(n_train: int, epochs: int, **net: Any) -> Profile:
+    """The paper's network at a quarter of its width, on a part of the images (page 05e). float32,
+    which every processor has: runs of one page may come from several."""
+    loop = Bilevel(
+        net=op("resnet18", width=0.25, **net),
         inner=Pgd(step=1.6 / 255, steps=5),
         outer_batches=20,
         outer_batch_size=125,
         inner_batch_size=250,
         fold_norms=True,
     )
-    recipe = replace(CPU.recipe, epochs=epochs, batch_size=125, learning_rate=LADDER_RATE)
-    made_by = replace(made_by, **loop)
-    return replace(CPU, n_train=n_train, loop=made_by, recipe=recipe, precision="float32")
+    recipe = replace(CPU.recipe, epochs=epochs, batch_size=125, learning_rate=CPU.nets_rate)
+    return replace(CPU, n_train=n_train, loop=loop, recipe=recipe, precision="float32")
 
 
-LADDER_RATE = 0.1
-TEN_LAYERS = op("resnet18", width=0.25, blocks=1)
-EIGHTEEN_LAYERS = op("resnet18", width=0.25)
 CPU = replace(
     CPU,
     ladder={
-        "10 layers, 10,000 images": _size(10_000, 8, TEN_LAYERS),
-        "10 batches a round": _size(10_000, 8, TEN_LAYERS, outer_batches=10),
-        "40 batches a round": _size(10_000, 8, TEN_LAYERS, outer_batches=40),
-        "20 steps of 0.8": _size(10_000, 8, TEN_LAYERS, inner=Pgd(step=0.8 / 255, steps=20)),
-        "5,000 images": _size(5_000, 12, TEN_LAYERS),
-        "20,000 images": _size(20_000, 5, TEN_LAYERS),
-        "half width": _size(10_000, 8, op("resnet18", width=0.5, blocks=1)),
-        "18 layers": _size(10_000, 8, EIGHTEEN_LAYERS),
-        "VGG-11": _size(10_000, 8, op("vgg11", width=0.25)),
-        "18 layers, 20,000 images": _size(20_000, 5, EIGHTEEN_LAYERS),
-        "18 layers, 50,000 images": _size(None, 4, EIGHTEEN_LAYERS),
+        "ResNet-10, width 1/4": _quarter_width(10_000, 8, blocks=1),
+        "ResNet-18, width 1/4": _quarter_width(10_000, 8),
     },
 )
 

@@ -13,6 +13,7 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 from scipy import stats
 
+from ulelib.book.robustness import LADDER, PLACES, runs
 from ulelib.book.tables import styled
 from ulelib.book.verdict import ENOUGH, half_width, retained
 from ulelib.defenders import CLEAN
@@ -90,6 +91,17 @@ def _training(cell: Cell) -> Any:
     return stage.train[0].data, stage.exploiter, stage.net, stage.recipe, stage.precision
 
 
+def with_records(points: pd.DataFrame) -> pd.DataFrame:
+    """`points` between what other pages recorded of smaller and larger sizes, from small to large.
+
+    Those have no shares of the noise's energy where their records note none.
+    """
+    places = list(PLACES.items())
+    own = [number for number, (_, place) in enumerate(places) if place.page == LADDER]
+    smaller, larger = dict(places[: own[0]]), dict(places[own[-1] + 1 :])
+    return pd.concat([runs(smaller), points, runs(larger)], ignore_index=True)
+
+
 def rounds(lab: Lab, noises: pd.DataFrame) -> pd.DataFrame:
     """What each noise is made of after each round: a row a noise and round.
 
@@ -151,6 +163,15 @@ def explained(crossed: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: _explained(crossed, name) for name in columns}).T
 
 
+def style_explained(crossed: pd.DataFrame, columns: Sequence[str]) -> Styler:
+    """`explained` as a table."""
+    found = explained(crossed, columns).rename_axis("of").reset_index()
+    found["of"] = found["of"].str.replace("_", " ")
+    numbers = dict.fromkeys([name for name in found if name != "of"], "{:.2f}")
+    caption = "Shares of the variance, and p-values of an F test against the rest"
+    return styled(found, caption, 0.85, {}).format(numbers)
+
+
 def _explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
     table = crossed.pivot(index="weights", columns="seed", values=column)
     if table.isna().any(axis=None) or table.empty:
@@ -162,6 +183,8 @@ def _explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
         "initial weights": (columns * float(values.mean(1).var() * rows), rows - 1),
         "order": (rows * float(values.mean(0).var() * columns), columns - 1),
     }
+    if min(rows, columns) < 2:
+        return dict.fromkeys(("initial weights", "order", "rest"), math.nan)
     rest = whole - sum(square for square, _ in squares.values())
     freedom = (rows - 1) * (columns - 1)
     found = {name: square / whole if whole else 0.0 for name, (square, _) in squares.items()}

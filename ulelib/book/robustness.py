@@ -16,10 +16,12 @@ from pandas.io.formats.style import Styler
 from ulelib.book import claims
 from ulelib.book.printed import row_of
 from ulelib.book.tables import styled, tint
+from ulelib.book.verdict import retained
 from ulelib.defenders import CLEAN
 from ulelib.jobs import records
 
 COLUMNS = ("claim", "cell", "place", "mean", "clean", "n", "outcome")  # of `judged`
+LADDER = "05e_what_scale_changes"  # a page
 PAGE = "05_grayaug"  # whose claims these are
 HEADLINE = (
     "uleo-stops-standard-training",
@@ -55,13 +57,10 @@ PLACES = {
     "DenseNet-121, width 3/8, 20,000 images": Place("cpu", "06_cross_model", "densenet121"),
     "ResNet-10, width 1/4, 20,000 images": Place("cpu", "06_cross_model", "resnet18"),
     "ResNet-10, width 1/4, 10,000 images": Place(
-        "cpu", "05e_what_scale_changes", "resnet18", setting="10 layers, 10,000 images"
-    ),
-    "VGG-11, width 1/4, 10,000 images": Place(
-        "cpu", "05e_what_scale_changes", "vgg11", setting="VGG-11"
+        "cpu", LADDER, "resnet18", setting="ResNet-10, width 1/4"
     ),
     "ResNet-18, width 1/4, 10,000 images": Place(
-        "cpu", "05e_what_scale_changes", "resnet18", setting="18 layers"
+        "cpu", LADDER, "resnet18", setting="ResNet-18, width 1/4"
     ),
     "ResNet-18, the paper's size": Place("paper", "05d_full_size"),
 }
@@ -91,6 +90,27 @@ def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
                         | {"n": found.n, "outcome": found.outcome}
                     )
     return pd.DataFrame(lines, columns=[*COLUMNS])
+
+
+def runs(places: Mapping[str, Place]) -> pd.DataFrame:
+    """What each run of ULEO leaves, on the places that have a record.
+
+    Returns:
+        columns size (the place), seed, and a column for each export and exploiter, "exact gray",
+        with `verdict.retained`: measured against the mean of the clean runs of the same exploiter.
+    """
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    for name, place in places.items():
+        try:
+            frame = _rows(records.read(place.page, place.profile)[0], place)
+        except FileNotFoundError:
+            continue
+        clean = frame[frame["defender"] == CLEAN].groupby("exploiter")["accuracy"].mean()
+        for row in frame[frame["defender"] == "ULEO"].itertuples():
+            line = lines.setdefault((name, row.seed), {"size": name, "seed": row.seed})
+            left = retained(row.accuracy, clean[row.exploiter], row.chance)
+            line[f"{row.export} {row.exploiter}"] = left
+    return pd.DataFrame(list(lines.values()))
 
 
 def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
