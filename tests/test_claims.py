@@ -220,6 +220,22 @@ def test_verdict_of_a_claim(
     assert verdicts(pd.DataFrame(lines))["verdict"].tolist() == [verdict]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "kind"),
+    [
+        ("holds", "holds"),
+        ("does not hold", "contradicted"),
+        ('holds only under "a"', "in part"),
+        ('fails under "a", else open', "in part"),
+        ("open", "undecided"),
+        ("open, leans to no", "undecided"),
+        ("not tested", "not tested"),
+    ],
+)
+def test_every_verdict_is_of_one_kind(verdict: str, kind: str) -> None:
+    assert claims.kind(verdict) == kind
+
+
 def ledger(outcome: str, n: int, under: str = "") -> pd.DataFrame:
     return pd.DataFrame([{"id": "a", "under": under, "outcome": outcome, "n": n}])
 

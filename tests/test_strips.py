@@ -53,6 +53,13 @@ def test_other_sizes(shape: tuple[int, ...], kind: str, shown: tuple[int, int]) 
     assert strips.decode(strips.encode(noise(*shape, kind=kind))).shape == (*shown, 3)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 3, 16, 16), (3, 3, 8, 12)])
+def test_noise_comes_back_to_a_fraction_of_a_gray_level(shape: tuple[int, ...]) -> None:
+    made = noise(*shape)
+    back = strips.noise(strips.encode(made), EPSILON)
+    assert back.shape == shape and (back - made.delta).abs().max() <= 0.51 * EPSILON / 127
+
+
 def test_the_middle_of_large_noise_is_shown() -> None:
     made = noise(1, 3, 64, 64)
     made.delta[:] = -EPSILON

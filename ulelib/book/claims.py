@@ -216,6 +216,16 @@ def _side(verdict: str) -> str:
     return "both" if against and for_it else "against" if against else "for" if for_it else ""
 
 
+def kind(verdict: str) -> str:
+    """A verdict in one of five words: "holds", "in part" (under some of its conditions),
+    "contradicted", "undecided" or "not tested"."""
+    if verdict == NOT_TESTED:
+        return NOT_TESTED
+    if verdict.startswith(OPEN):
+        return "undecided"
+    return {HOLDS: HOLDS, "does not hold": "contradicted"}.get(verdict, "in part")
+
+
 def style(lines: pd.DataFrame, caption: str) -> Styler:
     """Judged predicates as a table: each with its claim, difference, interval and outcome.
 

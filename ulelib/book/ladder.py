@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from scipy import stats
 
+from ulelib.book.ladder_figures import dots
 from ulelib.book.robustness import LADDER, PLACES, runs
 from ulelib.book.tables import styled
 from ulelib.book.verdict import ENOUGH, half_width, retained
@@ -240,6 +242,18 @@ def full_size() -> dict[str, float]:
         )
         for cell in CALIBRATION
     }
+
+
+LEFT = {"exact gray": "retained under gray, exact", "as_released gray": "the same, as released"}
+
+
+def headline() -> Figure | Markdown:
+    """What every recorded run of ULEO leaves under the gray filter, from the smallest study to the
+    paper's size; a sentence where there is no record."""
+    every = runs(PLACES)
+    if every.empty:
+        return Markdown("No size has a record here.")
+    return dots(every.dropna(subset=[*LEFT], how="all"), LEFT)
 
 
 def beside_full_size(points: pd.DataFrame, caption: str) -> Styler | Markdown:

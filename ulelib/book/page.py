@@ -15,19 +15,23 @@ import pandas as pd
 import torch
 from IPython import get_ipython
 from IPython.display import Markdown
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from ulelib import machine
+from ulelib.bilevel import Bilevel
 from ulelib.book import claims
 from ulelib.book.compare import ABSENT, comparison_table
+from ulelib.book.noise_figures import perturbation_grid
 from ulelib.book.tables import style_table
 from ulelib.csd import csd
 from ulelib.data import ImageSet
-from ulelib.jobs import records
+from ulelib.jobs import inputs, records, strips
 from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import separability
 from ulelib.profiles import PROFILES
+from ulelib.specs import Noise
 
 
 def open_lab(profile: str = "auto", seed: int | list[int] = 0, n_seeds: int = 1) -> Lab:
@@ -262,6 +266,30 @@ def separations(noises: Mapping[str, Perturbation], images: ImageSet) -> Styler:
         for name, noise in noises.items()
     }
     return pd.DataFrame(lines).T.style.format({"linear model, %": "{:.1f}", "CSD": "{:.3g}"})
+
+
+def example(profile: str, count: int = 2) -> Figure | Markdown:
+    """Original, noise and protected image, of a perturbation that a record has a strip of.
+
+    Args:
+        count: of images, up to `strips.IMAGES`.
+
+    Returns:
+        a sentence where no sample-wise perturbation of Algorithm 1 is recorded with a strip.
+    """
+    for _, record in sorted(records.known(profile).items()):
+        spec = record["spec"]
+        if "strip" in record["result"] and spec["method"].get("wise") == "sample":
+            stage = records.spec_of(record)
+            assert isinstance(stage, Noise) and isinstance(stage.method, Bilevel)
+            chosen = inputs.images(stage.data, "train").select(torch.arange(count))
+            epsilon = stage.method.inner.epsilon
+            noise = strips.noise(record["result"]["strip"], epsilon)[:count]
+            made = Perturbation(noise, "sample_wise", epsilon, "ULEO", chosen.fingerprint)
+            labels = [chosen.classes[label] for label in chosen.labels]
+            protected = made.apply(chosen).images
+            return perturbation_grid(chosen.images, noise, protected, epsilon, labels)
+    return Markdown("No perturbation is recorded with a picture of it.")
 
 
 def download(frame: pd.DataFrame, name: str) -> str:

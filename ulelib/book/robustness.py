@@ -6,6 +6,7 @@ robustness.table(found)              the same as text: predicates down, places a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +154,14 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     laid_out = texts.pivot(index="place", columns="cell", values="text")
     laid_out = laid_out.loc[found["place"].unique(), found["cell"].unique()]
     return laid_out.rename_axis(columns=None).reset_index()
+
+
+def numbers(found: pd.DataFrame) -> Mapping[tuple[str, str], str]:
+    """For sentences: "12.9 of 85.6 % (n = 5)" by place and cell; "not measured" elsewhere."""
+    texts = defaultdict[tuple[str, str], str](lambda: "not measured")
+    for row in found[found["n"] > 0].itertuples():
+        texts[row.place, row.cell] = f"{row.mean:.1f} of {row.clean:.1f} % (n = {row.n})"
+    return texts
 
 
 def style(found: pd.DataFrame, caption: str) -> Styler:

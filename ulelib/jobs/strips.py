@@ -49,3 +49,18 @@ def decode(text: str) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:  # the last of Pillow's PNG reader
         raise ValueError(f"this is no strip of noise: {error}") from error
+
+
+def noise(text: str, epsilon: float) -> torch.Tensor:
+    """The noise that a strip shows, `(N, 3, H, W)` float32 in [-epsilon, epsilon], to a fraction of
+    a gray level; of larger noise than the strip, the middle. Images that are not square are taken
+    to be three.
+
+    Raises:
+        ValueError: it is none.
+    """
+    picture = torch.from_numpy(decode(text).copy())
+    height, width = picture.shape[:2]
+    side = height if width % height == 0 else width // IMAGES
+    images = torch.stack(picture.split(side, 1)).permute(0, 3, 1, 2)
+    return ((images / 127.5 - 1) * epsilon).clamp(-epsilon, epsilon)
