@@ -122,6 +122,7 @@ def test_there_are_notebooks() -> None:
         "13_scoreboard",
         APP,
         "14b_what_it_is_worth",
+        "how_it_works",
         "intro",
         "report",
     }

@@ -169,7 +169,11 @@ def style_explained(crossed: pd.DataFrame, columns: Sequence[str]) -> Styler:
     """`explained` as a table."""
     found = explained(crossed, columns).rename_axis("of").reset_index()
     found["of"] = found["of"].str.replace("_", " ")
-    numbers = dict.fromkeys([name for name in found if name != "of"], "{:.2f}")
+    numbers = {
+        name: "{:.3f}" if str(name).startswith("p, ") else "{:.2f}"
+        for name in found
+        if name != "of"
+    }
     caption = "Shares of the variance, and p-values of an F test against the rest"
     return styled(found, caption, 0.85, {}).format(numbers)
 
