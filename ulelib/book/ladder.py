@@ -157,7 +157,8 @@ def explained(crossed: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         one row a column; the shares of the sum of squares of "initial weights", "order" and "rest",
-        and the p-values of the first two, by an F test against the rest (NaN where there is none).
+        and the p-values of the first two, by an F test against the rest. All are NaN with one
+        seed, and where `points` could say of a noise not what it leaves.
 
     Raises:
         ValueError: a pair is missing.
@@ -180,16 +181,16 @@ def style_explained(crossed: pd.DataFrame, columns: Sequence[str]) -> Styler:
 
 def _explained(crossed: pd.DataFrame, column: str) -> dict[str, float]:
     table = crossed.pivot(index="weights", columns="seed", values=column)
-    if table.isna().any(axis=None) or table.empty:
+    rows, columns = table.shape
+    if not rows * columns or len(crossed) < rows * columns:
         raise ValueError(f"{column} lacks a pair of weights and order")
     values = table.to_numpy(dtype=float)
-    rows, columns = values.shape
     whole = float(((values - values.mean()) ** 2).sum())
     squares = {
         "initial weights": (columns * float(values.mean(1).var() * rows), rows - 1),
         "order": (rows * float(values.mean(0).var() * columns), columns - 1),
     }
-    if min(rows, columns) < 2:
+    if min(rows, columns) < 2 or math.isnan(whole):
         return dict.fromkeys(("initial weights", "order", "rest"), math.nan)
     rest = whole - sum(square for square, _ in squares.values())
     freedom = (rows - 1) * (columns - 1)

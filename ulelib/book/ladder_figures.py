@@ -66,7 +66,8 @@ def predicted(
     """What noise is made of against what it leaves: a panel for each share, every noise a mark.
 
     Args:
-        points: one row a noise; those that lack `y` are left out.
+        points: one row a noise; those that lack `y` are left out, and with none left the panels
+            are empty.
         columns: the label of each panel's axis, by the column of `points`.
         y, ylabel: the column on the vertical axis, and its label.
         label: the column that gives colour and mark.
@@ -74,8 +75,8 @@ def predicted(
     Raises:
         ValueError: no rows.
     """
-    points = points.dropna(subset=[y])
     _check(points)
+    points = points.dropna(subset=[y])
     figure, axes = plt.subplots(
         1,
         len(columns),

@@ -169,8 +169,8 @@ def about_record(record: dict[str, Any]) -> Markdown:
 
 
 def spent(lab: Lab) -> Markdown:
-    """The page's last output: its stages, who computed them and how long, today or earlier."""
-    return Markdown(spent_on(lab.records().values()))
+    """The page's last output: its profile and stages, who computed them and how long."""
+    return Markdown(f"Profile `{lab.profile.name}`. {spent_on(lab.records().values())}")
 
 
 def spent_on(stages: Iterable[dict[str, Any]]) -> str:
