@@ -241,13 +241,17 @@ CPU = Profile(
 )
 
 
-def _quarter_width(n_train: int, epochs: int, **net: Any) -> Profile:
+def _quarter_width(n_train: int, epochs: int, updates: int = 20, **net: Any) -> Profile:
     """The paper's network at a quarter of its width, on a part of the images (page 05e). float32,
-    which every processor has: runs of one page may come from several."""
+    which every processor has: runs of one page may come from several.
+
+    Args:
+        updates: the source network's batches in each round.
+    """
     loop = Bilevel(
         net=op("resnet18", width=0.25, **net),
         inner=Pgd(step=1.6 / 255, steps=5),
-        outer_batches=20,
+        outer_batches=updates,
         outer_batch_size=125,
         inner_batch_size=250,
         fold_norms=True,
@@ -261,6 +265,9 @@ CPU = replace(
     ladder={
         "ResNet-10, width 1/4": _quarter_width(10_000, 8, blocks=1),
         "ResNet-18, width 1/4": _quarter_width(10_000, 8),
+        "ResNet-10, twice the updates": _quarter_width(10_000, 8, updates=40, blocks=1),
+        # As many batches as the others, in half of the epochs.
+        "ResNet-10, twice the images": _quarter_width(20_000, 4, blocks=1),
     },
 )
 
