@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ulelib.book.effects import answer, interval, machines, of_exports, of_precision, of_variants
+from ulelib.book.effects import (
+    answer,
+    change,
+    interval,
+    intervals,
+    machines,
+    of_exports,
+    of_precision,
+    of_variants,
+)
 
 # standard, gray of each export; a seed adds what it adds to all of them
 ACCURACIES = {
@@ -75,6 +84,35 @@ def test_the_interval_is_students() -> None:
     assert interval(values) == f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
     with pytest.raises(ValueError, match="no two runs of equal seeds"):
         interval([])
+
+
+def test_a_change_in_a_sentence_is_taken_seed_by_seed() -> None:
+    one = frame(3)
+    gray = one["exploiter"] == "gray"
+    one.loc[gray & (one["seed"] == 2) & (one["export"] == "exact"), "accuracy"] -= 6
+    exact, released = ({"export": name, "exploiter": "gray"} for name in ("exact", "as_released"))
+    half = stats.t.ppf(0.975, 2) * pd.Series([-30, -30, -36]).std() / math.sqrt(3)
+    assert change(one, exact, released) == (
+        f"-32.0 points (n = 3, 95 % interval {-32 - half:+.1f} to {-32 + half:+.1f})"
+    )
+    assert change(frame(1), exact, released) == "-30.0 points (n = 1)"
+    with pytest.raises(ValueError, match="no seed has both"):
+        change(one[(one["seed"] == 0) == (one["export"] == "exact")], exact, released)
+
+
+def test_the_intervals_of_a_table_are_simultaneous() -> None:
+    """Holm: the surer of two has half of the level, and the other one all of it if that holds."""
+    sure, loose = pd.Series([10.0, 10.1, 10.2]), pd.Series([-1.0, 2.0, 4.0])
+    table = intervals({"gray": {"sure": sure, "loose": loose, "few": sure[:2]}})["gray"]
+    for name, values, level in (("sure", sure, 0.025), ("loose", loose, 0.05)):
+        half = stats.t.isf(level / 2, 2) * values.std() / math.sqrt(3)
+        mean = values.mean()
+        assert table[name] == f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    assert table["few"] == "+10.1 (2 runs)"
+    other = intervals({"gray": {"one": loose, "two": 2 * loose}})["gray"]  # neither is sure
+    half = stats.t.isf(0.025 / 2, 2) * loose.std() / math.sqrt(3)
+    assert other["one"].endswith(f"to {loose.mean() + half:+.1f})")
+    assert other["two"].endswith(f"to {2 * (loose.mean() + half):+.1f})")
 
 
 def test_a_caption_warns_of_two_kinds_of_processor() -> None:

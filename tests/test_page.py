@@ -1,9 +1,7 @@
-"""What pages have in common: parameters that the notebook knows, claims, small tables, links."""
+"""What pages have in common: parameters that the notebook knows, claims, small tables."""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 
 from helpers import random_images
-from ulelib.book.page import check_parameters, download, judged, separations, summary
+from ulelib.book.page import check_parameters, judged, separations, summary
 from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
 
@@ -76,16 +74,8 @@ def test_claims_are_judged_by_a_part_of_their_page_and_what_it_leaves_open_is_co
     lab = Lab("smoke", store=tmp_path)
     html = judged(lab, "05d_full_size", pd.DataFrame(rows), "on paper").to_html()
     assert "Turning the images gray defeats ULEO" in html and "-2.0" in html
-    assert "not tested" not in html
+    assert ">not tested" not in html
     assert re.search(r"on paper; \d\d predicates ask for other cells", html)
-
-
-def test_a_table_can_be_downloaded() -> None:
-    frame = pd.DataFrame({"a": [1, 2], "b": ["x, y", "é"]})
-    link = download(frame, "table.csv")
-    assert link.startswith('<a download="table.csv"')
-    coded = link.split("base64,")[1].split('"')[0]
-    assert pd.read_csv(io.BytesIO(base64.b64decode(coded))).equals(frame)
 
 
 def test_a_summary_has_mean_spread_and_number_of_runs() -> None:

@@ -79,7 +79,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         tags = list(cell.metadata.get("tags", []))
         if "injected-parameters" in tags:
-            tags += ["hide-input"] * ("hide-input" not in tags)
+            tags += ["remove-cell"] * ("remove-cell" not in tags)
             cell.id = "injected-parameters"  # papermill draws one
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
         if cell.cell_type == "code":

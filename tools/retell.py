@@ -20,6 +20,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from pages import MAX_BYTES, clean, relative
+from ulelib.book.say import MAGIC, names_in
 from ulelib.files import write_text
 
 # Runs in the page's kernel before its own cells. Whatever the page does not ask for in vain is in
@@ -37,6 +38,7 @@ def _refuse(wanted, *_, **__):
 def _as_recorded(self, *arguments, **options):
     _init(self, *arguments, **options)
     _, record = _records.read(PAGE, self.profile.name)
+    self.__dict__["precision"] = record["precision"]  # whatever other pages were measured in
     stages = map(_records.spec_of, record["stages"].values())
     self.stages_used |= dict.fromkeys(stages)
 
@@ -144,6 +146,8 @@ def _run(client: NotebookClient, cell: NotebookNode, place: int, name: str) -> b
 
 def _names(source: str) -> tuple[set[str], set[str]]:
     """The names that a cell reads, and those that it sets."""
+    if source.startswith(f"%%{MAGIC}"):
+        return names_in(source), set()
     loaded, stored = set[str](), set[str]()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name):

@@ -18,12 +18,19 @@ LOGGER = logging.getLogger(__name__)
 
 # Commands that latex2mathml does not know; any other one that it lets through is reported.
 SAME = {r"\arg": r"\operatorname{arg}"}
+# A prime is "'", which stays in text, or a command in a superscript of its own.
+PRIME = re.compile(r"(\\text\w*\{[^}]*\})|'|\^\s*(?:\\prime(?![A-Za-z])|\{\s*((?:\\prime\s*)+)\})")
+
+
+def _lower_primes(tex: str) -> str:
+    """`tex` with its primes on the line: fonts draw them high, and raised again they float."""
+    return PRIME.sub(lambda found: found[1] or "{" + (found[2] or r"\prime") + "}", tex)
 
 
 def _mathml(self: Any, node: nodes.Element, display: str) -> str:
     try:
         tex = re.sub(r"\\[A-Za-z]+", lambda found: SAME.get(found[0], found[0]), node.astext())
-        markup = convert(tex, display=display)
+        markup = convert(_lower_primes(tex), display=display)
         if unknown := re.findall(r">(\\[A-Za-z]+)<", markup):
             raise ValueError(f"unknown {unknown}")
         return markup

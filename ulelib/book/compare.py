@@ -7,31 +7,44 @@ measured(frame, by), means(frame)    means over the seeds alone
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ulelib.book.printed import SETTING, model_of, number_of, reference_of, row_of, table_rows
-from ulelib.book.verdict import (
-    MARGIN,
-    MARGIN_POINTS,
-    NEAR,
-    NEAR_POINTS,
-    REFERENCE,
-    span,
-    verdict,
+from ulelib.book.printed import (
+    SETTING,
+    clean_like,
+    model_of,
+    number_of,
+    reference_of,
+    row_of,
+    same_number,
+    table_rows,
 )
+from ulelib.book.verdict import (
+    ENOUGH,
+    REFERENCE,
+    UNDECIDED,
+    Verdict,
+    decide,
+    half_width,
+    span,
+)
+from ulelib.book.verdict import measured as beside
 from ulelib.defenders import CLEAN
 
 ABSENT = "—"  # stands for a missing number
 NAMES = ["defender", "exploiter", "net", "source", "setting"]  # what a print is found by
+PRINTED = ("value", "printed_std", "printed_n", "unit", "model", "published_setting", "points")
+# Of the verdict; a page takes these from the one place that judges its table.
+JUDGED = ("label", "low", "high", "margin", "further", "knife_edge")
 COMPARED = (  # the columns that `compare` adds to the names of a cell
-    *("mean", "std", "n", "values"),
-    *("value", "printed_std", "printed_n", "unit", "model", "published_setting", "points"),
-    *("label", "retained", "published_retained", "low", "high"),
+    *("mean", "std", "n", "values", "keys"),
+    *PRINTED,
+    *("retained", "published_retained"),
+    *JUDGED,
 )
 
 
@@ -39,31 +52,30 @@ def compare(
     frame: pd.DataFrame,
     table: str,
     by: Sequence[str] = ("defender", "export", "exploiter"),
+    elsewhere: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Every measured cell beside the published number that it stands for, one a row.
 
-    A cell stands for the number of its defender, exploiter, network and setting. A variant, such as
-    "ULEO-GrayAugs (released loop)" or "at (released)", stands for the row of its name up to " (";
-    the fast network of the small profiles for the paper's ResNet-18; a narrow network for the whole
-    one. In Tables 3 and 6 the setting is the source network.
-
+    A cell stands for the number of its defender, exploiter, network and setting (`_printed_for`).
     What protection leaves is measured against the clean row that `printed.csv` names as the
-    number's reference, and against our own runs of the same: the standard exploiter with the same
-    network, or the same exploiter in the same setting (Tables 4, 7 and 9). Where the paper prints a
-    difference (Tables 4 and 9), it is added to its clean row, and the verdict's limits are 0.02 and
-    0.03.
+    number's reference, and against our own runs of the same (`_our_reference`). Where the paper
+    prints a difference (Tables 4 and 9), it is added to its clean row.
 
     Args:
         frame: of `Lab.table`; must hold the standard exploiter on clean images. Columns net, source
             and setting may be missing.
         table: the published table.
         by: the columns that make a cell.
+        elsewhere: `compare` of other tables. A number that one of these prints with its spread
+            (`printed.same_number`) has its verdict from there. All other cells are judged together,
+            each export for itself.
 
     Returns:
-        columns `by`; mean, std, n, values (see `measured`); of the print, NaN or "" where there is
-        none: value, printed_std, printed_n, unit, model, published_setting; points, our difference
-        from clean where the paper prints one; and of the verdict: label ("" without a print,
-        "reference" for what others are measured against), retained, published_retained, low, high.
+        columns `by`; mean, std, n, values, keys (see `measured`); of the print, NaN or "" where
+        there is none: value, printed_std, printed_n, unit, model, published_setting; points, our
+        difference from clean where the paper prints one; retained and published_retained; and of
+        the verdict (see `verdict.Verdict`): label ("" without a verdict, "reference" for what
+        others are measured against), low, high, margin, further, knife_edge.
 
     Raises:
         ValueError: no result of the standard exploiter on clean images; several results for one
@@ -72,11 +84,9 @@ def compare(
     frame = frame.assign(**{name: "-" for name in NAMES[2:] if name not in frame})
     prints = table_rows(table)
     whole = _standard_on_clean(frame)
-    chance = float(whole["chance"].iloc[0])
     cells = measured(frame, by)
     names = frame.groupby([*by], sort=False)[NAMES].first().loc[cells.index]
-    pooled = _pooled(cells[names["defender"] != CLEAN])
-    lines = []
+    lines, tables = [], dict[str, dict[int, Verdict]]()
     for place, (key, cell) in enumerate(cells.iterrows()):
         named, keys = names.iloc[place], key if isinstance(key, tuple) else (key,)
         line = dict(zip(by, keys, strict=True)) | dict(cell)
@@ -84,12 +94,66 @@ def compare(
         number = _printed_for(prints, named)
         if number is not None:
             clean = _our_reference(frame, whole, named, number)
-            protected = named["defender"] != CLEAN
-            line |= _beside(cell, number, clean, chance, pooled if protected else None, protected)
+            chance = min(float(whole["chance"].iloc[0]), float(number["chance"]))
+            line |= _printed(cell, number, clean)
+            if reference_of(number).name == number.name:  # the same row of `printed.csv`
+                line["label"] = REFERENCE
+            elif there := _found(None if same_number(number) is None else elsewhere, cell["keys"]):
+                line |= _of_verdict(_beside(cell, number, clean, chance)) | there
+            else:
+                mine = tables.setdefault(_other_export(line, number), {})
+                mine[place] = _beside(cell, number, clean, chance)
         lines.append(line)
+    for verdicts in tables.values():
+        for place, found in zip(verdicts, decide([*verdicts.values()]), strict=True):
+            lines[place] |= _of_verdict(found)
+    return _in_order(lines, by, names, prints)
+
+
+def _in_order(
+    lines: list[dict[str, Any]], by: Sequence[str], names: pd.DataFrame, prints: pd.DataFrame
+) -> pd.DataFrame:
+    """The lines of `compare` as its frame, in the paper's order."""
     compared = pd.DataFrame(lines).reindex(columns=[*by, *COMPARED])
+    compared["label"] = compared["label"].fillna("")
     order = _order(names["defender"].tolist(), prints["defender"].unique().tolist())
     return compared.iloc[order].reset_index(drop=True)
+
+
+def _other_export(line: Mapping[str, Any], number: pd.Series[Any]) -> str:
+    """The export of a cell where the print stands for another one; else ""."""
+    export = str(line.get("export", "-"))
+    return export if export not in ("-", number["export"]) else ""
+
+
+def _of_verdict(found: Verdict) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in ("retained", "published_retained", *JUDGED)}
+
+
+def _found(compared: pd.DataFrame | None, keys: Sequence[str]) -> dict[str, Any] | None:
+    """The verdict of the cell that shares a run with `keys`; None where none does."""
+    if compared is None:
+        return None
+    for cell in compared[[*JUDGED, "keys"]].to_dict("records"):
+        if not set(cell.pop("keys")).isdisjoint(keys):
+            return {str(name): value for name, value in cell.items()}
+    return None
+
+
+def looked_up(compared: pd.DataFrame, family: pd.DataFrame) -> pd.DataFrame:
+    """Cells of a page with the verdicts that they have in the book.
+
+    Args:
+        compared: of `compare`.
+        family: of `scoreboard.judged`. A cell has the verdict of the cell there that shares a run
+            with it, and none where none does: a variant is no reproduction of what the paper ran.
+    """
+    nothing = dict.fromkeys(JUDGED, float("nan")) | {"label": "", "knife_edge": False}
+    known = [REFERENCE if label == REFERENCE else "" for label in compared["label"]]
+    found = [_found(family, keys) or nothing for keys in compared["keys"]]
+    changed = pd.DataFrame(found, index=compared.index)[[*JUDGED]]
+    changed["label"] = [own or label for own, label in zip(known, changed["label"], strict=True)]
+    return compared.assign(**{name: changed[name] for name in JUDGED})
 
 
 def _standard_on_clean(frame: pd.DataFrame) -> pd.DataFrame:
@@ -129,6 +193,10 @@ def _order(defenders: list[str], printed: list[str]) -> list[int]:
 def _printed_for(prints: pd.DataFrame, named: pd.Series[Any]) -> pd.Series[Any] | None:
     """The one print that a cell stands for; None where its table has none.
 
+    A variant, such as "ULEO-GrayAugs (released loop)" or "at (released)", stands for the row of its
+    name up to " ("; the fast network of the small profiles for the paper's ResNet-18; a narrow
+    network for the whole one. In Tables 3 and 6 the setting is the source network.
+
     Args:
         prints: the rows of a table.
         named: the cell's `NAMES`.
@@ -152,7 +220,8 @@ def _printed_for(prints: pd.DataFrame, named: pd.Series[Any]) -> pd.Series[Any] 
 def _our_reference(
     frame: pd.DataFrame, whole: pd.DataFrame, named: pd.Series[Any], number: pd.Series[Any]
 ) -> float:
-    """Our mean accuracy on clean images that a cell is measured against, percent.
+    """Our mean accuracy on clean images that a cell is measured against, percent: of the standard
+    exploiter with the same network, or of the same exploiter in the same setting (Tables 4, 7, 9).
 
     Args:
         whole: its rows of the standard exploiter on all clean images.
@@ -183,22 +252,13 @@ def _our_reference(
     return float(same["accuracy"].mean())
 
 
-def _beside(
-    cell: pd.Series[Any],
-    number: pd.Series[Any],
-    clean: float,
-    chance: float,
-    pooled: tuple[float, int] | None,
-    protected: bool,
-) -> dict[str, Any]:
-    """The columns of `compare` that need the print: its own, and the verdict's.
+def _printed(cell: pd.Series[Any], number: pd.Series[Any], clean: float) -> dict[str, Any]:
+    """The columns of `compare` that show a print: `PRINTED`.
 
     Args:
         cell: a row of `measured`.
         number: the row of `printed.csv` that the cell stands for.
         clean: our accuracy on clean images that the cell is measured against, percent.
-        chance: of our study, percent.
-        pooled, protected: see `verdict`.
     """
     line = {
         "value": float(number["value"]),
@@ -208,48 +268,40 @@ def _beside(
         "model": number["model"],
         "published_setting": number["setting"],
     }
-    reference = reference_of(number)
-    printed, margins = number_of(number), (NEAR, MARGIN)
+    return line | ({"points": cell["mean"] - clean} if number["unit"] == "points" else {})
+
+
+def _beside(cell: pd.Series[Any], number: pd.Series[Any], clean: float, chance: float) -> Verdict:
+    """A cell beside the number that it stands for, undecided; arguments as of `_printed`.
+
+    Args:
+        chance: what guessing reaches, percent; 0 under an attack.
+    """
+    reference, printed = reference_of(number), number_of(number)
     if number["unit"] == "points":
-        line["points"] = cell["mean"] - clean
         printed = replace(printed, value=reference["value"] + printed.value)
-        margins = (NEAR_POINTS, MARGIN_POINTS)
-    if reference.name == number.name:  # the same row of `printed.csv`
-        return line | {"label": REFERENCE}
-    found = verdict(
+    return beside(
         cell["values"],
         clean,
         chance,
         printed,
         reference["value"],
         number["chance"],
-        pooled=pooled,
-        protected=protected,
-        margins=margins,
+        unprotected=clean_like(number),
+        protected=number["defender"] != CLEAN,
     )
-    names = ("label", "retained", "published_retained", "low", "high")
-    return line | {name: getattr(found, name) for name in names}
-
-
-def _pooled(cells: pd.DataFrame) -> tuple[float, int] | None:
-    """Standard deviation of a single run, over cells of several runs each, and its freedom."""
-    several = cells[cells["n"] > 1]
-    if several.empty:
-        return None
-    freedom = several["n"] - 1
-    degrees = int(freedom.sum())
-    return math.sqrt((freedom * several["std"] ** 2).sum() / degrees), degrees
 
 
 def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Mean, std, n and the single values of `accuracy`, percent, for each cell.
+    """Mean, std, n and the single values of `accuracy`, percent, for each cell, and its runs.
 
     Args:
         frame: of `Lab.table`.
         by: the columns that make a cell.
 
     Returns:
-        a frame with `by` as index and the columns mean, std (NaN for one run), n and values.
+        a frame with `by` as index and the columns mean, std (NaN for one run), n, values, and
+        keys, of the runs; empty where `frame` names no keys.
 
     Raises:
         ValueError: a cell has two results for one seed: of other data or networks.
@@ -262,9 +314,9 @@ def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             "at a time"
         )
     ordered = frame.sort_values("seed", kind="stable")
-    return ordered.groupby([*by], sort=False)["accuracy"].agg(
-        mean="mean", std="std", n="count", values=list
-    )
+    grouped = ordered.groupby([*by], sort=False)
+    found = grouped["accuracy"].agg(mean="mean", std="std", n="count", values=list)
+    return found.assign(keys=grouped["key"].agg(list) if "key" in frame else [[] for _ in found.n])
 
 
 def means(frame: pd.DataFrame) -> dict[tuple[str, str, str], float]:
@@ -276,29 +328,56 @@ def means(frame: pd.DataFrame) -> dict[tuple[str, str, str], float]:
     return found
 
 
+def said(
+    frame: pd.DataFrame, by: Sequence[str] = ("defender", "export", "exploiter")
+) -> dict[Any, str]:
+    """For sentences: each cell's mean with its 95 % interval over the seeds, e.g. "62.6 % (n = 5,
+    95 % interval 57 to 68)"; below three runs "62.6 % (n = 2)".
+
+    Args:
+        frame: of `Lab.table`.
+        by: the columns that make a cell, and so the keys.
+    """
+    texts: dict[Any, str] = {}
+    for key, cell in measured(frame, by).iterrows():
+        surely = f"n = {cell['n']}"
+        if cell["n"] >= ENOUGH:
+            half = half_width((cell["std"] / cell["n"] ** 0.5, cell["n"] - 1))
+            low, high = max(0.0, cell["mean"] - half), min(100.0, cell["mean"] + half)
+            digits = 1 if half < 1 else 0
+            surely += f", 95 % interval {low:.{digits}f} to {high:.{digits}f}"
+        texts[key] = f"{cell['mean']:.1f} % ({surely})"
+    return texts
+
+
 def comparison_table(
     frame: pd.DataFrame,
     table: str = "2",
     rows: Sequence[str] = ("defender", "export"),
     columns: Sequence[str] = ("exploiter",),
+    family: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Measured beside published, a table as the paper prints it: `compare`, laid out.
 
     Args:
         frame, table: see `compare`; a number that the table lacks is a dash.
+        family: `scoreboard.judged` of the table, for `looked_up`; None: the cells of `frame` are
+            judged together.
         rows: the columns that distinguish the table's rows.
         columns: those that distinguish its columns.
 
     Returns:
         columns ("", name) for `rows` and, for each of `columns`, (its name, "measured") as
         "mean ± std (n)" with the sample std ("mean (1)" for one run), or the difference from clean
-        where the paper prints one; (name, "published"), (name, "verdict") and (name, "interval"),
-        of the difference of the shares left.
+        where the paper prints one; (name, "published"); (name, "verdict"); and (name, "interval"),
+        of the difference of the shares left, with the margin and what else would decide.
 
     Raises:
         ValueError: see `compare`.
     """
     compared = compare(frame, table, [*rows, *columns])
+    if family is not None:
+        compared = looked_up(compared, family)
     heads = compared[[*columns]].astype(str).agg(_head, axis=1)
     lines: dict[Any, dict[tuple[str, str], str]] = {}
     for (_, cell), head in zip(compared.iterrows(), heads, strict=True):
@@ -328,14 +407,26 @@ def _texts(cell: pd.Series[Any]) -> dict[str, str]:
     in_points = cell["unit"] == "points"
     value = f"{cell['points']:+.2f}" if in_points else f"{cell['mean']:.2f}"
     texts = {"measured": f"{value}{spread} ({cell['n']})"}
-    if cell["label"]:
+    if not pd.isna(cell["value"]):
         std = "" if pd.isna(cell["printed_std"]) else f" ± {cell['printed_std']:.2f}"
         n = "" if pd.isna(cell["printed_n"]) else f" ({cell['printed_n']:.0f})"
         printed = f"{cell['value']:+.2f}" if in_points else f"{cell['value']:.2f}"
         texts |= {"published": f"{printed}{std}{n}", "verdict": cell["label"]}
     if not pd.isna(cell["low"]):
-        texts["interval"] = span(cell["low"], cell["high"])
+        texts["interval"] = reason(cell)
     return texts
+
+
+def reason(cell: pd.Series[Any]) -> str:
+    """Why a cell of `compare` has its verdict: "-0.061 to +0.034, margin 0.150; 4 more runs would
+    decide"."""
+    text = f"{span(cell['low'], cell['high'], 3)}, margin {cell['margin']:.3f}"
+    if cell["knife_edge"]:
+        text += "; knife-edge"
+    if cell["label"] == UNDECIDED:
+        more = cell["further"]
+        text += f"; {'no number of' if pd.isna(more) else int(more)} more runs would decide"
+    return text
 
 
 def verdict_counts(frame: pd.DataFrame, export: str) -> str:
@@ -347,5 +438,5 @@ def verdict_counts(frame: pd.DataFrame, export: str) -> str:
     """
     rows = frame[frame[("", "export")] == export]
     verdicts = rows.xs("verdict", axis=1, level=1).to_numpy().ravel()
-    counts = pd.Series(verdicts)[lambda label: ~label.isin([ABSENT, REFERENCE])].value_counts()
+    counts = pd.Series(verdicts)[lambda label: ~label.isin([ABSENT, REFERENCE, ""])].value_counts()
     return ", ".join(f"{n} {label}" for label, n in counts.items())

@@ -2,19 +2,21 @@
 
 Runs of one seed share the network's initial weights, the order of the images and, where a change
 does not touch it, the noise. So differences are taken seed by seed, and the 95 % interval is
-Student's t over the seeds (from three on). Runs of one seed on two kinds of processor share no
-noise (`machines`): their differences vary more, and the interval over the seeds includes that.
+Student's t over the seeds (from three on). The intervals of one table are simultaneous, by Holm's
+method. Runs of one seed on two kinds of processor share no noise (`machines`): their differences
+vary more, and the interval over the seeds includes that.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from scipy import stats
 
 from ulelib.book.printed import row_of
-from ulelib.book.verdict import ENOUGH, half_width, span
+from ulelib.book.verdict import ENOUGH, LEVEL, half_width, span, welch
 from ulelib.perturbation import EXPORTS
 
 COLUMNS = ("standard", "gray")
@@ -31,17 +33,12 @@ def of_exports(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         one row a switch, and one for both together; columns standard, gray, and gray less standard
-        (what the filter recovers); each as "mean (low to high)", in points.
+        (what the filter recovers); each as of `interval`.
 
     Raises:
         ValueError: an export is missing.
     """
-    return pd.DataFrame(
-        {
-            column: {name: interval(values.dropna().tolist()) for name, values in changes.items()}
-            for column, changes in _switches(frame).items()
-        }
-    )
+    return intervals(_switches(frame))
 
 
 def answer(frame: pd.DataFrame) -> str:
@@ -93,7 +90,7 @@ def of_variants(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
         frame: of `Lab.table`, one export.
 
     Returns:
-        one row a variant; columns standard and gray, each as "mean (low to high)", in points.
+        one row a variant; columns standard and gray, each as of `interval`.
     """
     runs = _by_seed(frame, ["exploiter", "defender"])
     variants = [
@@ -102,15 +99,10 @@ def of_variants(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
         if row_of(name) == defender and name != defender
     ]
     lines = {
-        name: {
-            exploiter: interval(
-                (runs[exploiter, name] - runs[exploiter, defender]).dropna().tolist()
-            )
-            for exploiter in COLUMNS
-        }
-        for name in variants
+        exploiter: {name: runs[exploiter, name] - runs[exploiter, defender] for name in variants}
+        for exploiter in COLUMNS
     }
-    return pd.DataFrame(lines).T
+    return intervals(lines)
 
 
 def of_precision(frame: pd.DataFrame) -> pd.DataFrame:
@@ -160,8 +152,78 @@ def machines(frame: pd.DataFrame, defender: str = "") -> str:
     return f"; computed on {' and '.join(kinds)}, which make different noise of the same seed"
 
 
-def interval(differences: Sequence[float]) -> str:
-    """Mean and 95 % interval: "+3.2 (-1.0 to +7.4)"; the mean alone below three values.
+def change(frame: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str]) -> str:
+    """For sentences: how much more accuracy one cell has than another, e.g. "-19.6 points (n = 5,
+    95 % interval -25.1 to -14.1)"; below three common seeds without an interval.
+
+    Args:
+        frame: of `Lab.table`.
+        left, right: the columns that select each cell; it must have one row a seed.
+
+    Raises:
+        ValueError: a selection has several rows of one seed, or no seed is common.
+    """
+    sides = []
+    for where in (left, right):
+        rows = frame
+        for column, wanted in where.items():
+            rows = rows[rows[column] == wanted]
+        sides.append(_by_seed(rows, ["exploiter"]).squeeze(axis=1))
+    found = (sides[0] - sides[1]).dropna()
+    if found.empty:
+        raise ValueError(f"no seed has both {dict(left)} and {dict(right)}")
+    surely = f"n = {len(found)}"
+    if len(found) >= ENOUGH:
+        mean, half = found.mean(), half_width((found.std() / len(found) ** 0.5, len(found) - 1))
+        surely += f", 95 % interval {span(mean - half, mean + half, digits=1)}"
+    return f"{found.mean():+.1f} points ({surely})"
+
+
+def intervals(changes: Mapping[str, Mapping[str, pd.Series[float]]]) -> pd.DataFrame:
+    """A table of differences as text, see `interval`; its intervals are simultaneous.
+
+    By Holm's method: the difference that is least likely to be chance has the level 0.05 / m, the
+    next 0.05 / (m - 1), until one includes 0; all behind that one have its level.
+
+    Args:
+        changes: by column and row, the differences by seed, points.
+
+    Raises:
+        ValueError: a place has no value.
+    """
+    runs = {
+        (row, column): values.dropna().tolist()
+        for column, rows in changes.items()
+        for row, values in rows.items()
+    }
+    enough = [place for place, values in runs.items() if len(values) >= ENOUGH]
+    levels, level, failed = dict[tuple[str, str], float](), LEVEL, False
+    for rank, place in enumerate(sorted(enough, key=lambda place: _p(runs[place]))):
+        if not failed:
+            level = LEVEL / (len(enough) - rank)
+            failed = _p(runs[place]) > level
+        levels[place] = level
+    texts: dict[str, dict[str, str]] = {}
+    for (row, column), values in runs.items():
+        texts.setdefault(column, {})[row] = interval(values, levels.get((row, column), LEVEL))
+    return pd.DataFrame(texts)
+
+
+def _p(differences: Sequence[float]) -> float:
+    """The p-value of Student's test against no difference."""
+    values = pd.Series(differences, dtype=float)
+    error, freedom = welch((float(values.std()) / math.sqrt(len(values)), len(values) - 1))
+    if error == 0:
+        return float(values.mean() == 0)
+    return float(2 * stats.t.sf(abs(values.mean()) / error, freedom))
+
+
+def interval(differences: Sequence[float], level: float = LEVEL) -> str:
+    """Mean and interval, in points: "+3.2 (-1.0 to +7.4)"; the mean alone below three
+    values.
+
+    Args:
+        level: 1 less the interval's confidence.
 
     Raises:
         ValueError: no values.
@@ -172,7 +234,7 @@ def interval(differences: Sequence[float]) -> str:
     mean, n = float(values.mean()), len(values)
     if n < ENOUGH:
         return f"{mean:+.1f} ({n} run{'s' * (n > 1)})"
-    half = half_width((float(values.std()) / math.sqrt(n), n - 1))
+    half = half_width((float(values.std()) / math.sqrt(n), n - 1), level=level)
     return _within(mean, half)
 
 

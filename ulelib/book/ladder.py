@@ -48,7 +48,7 @@ def points(lab: Lab, cells: Sequence[Cell]) -> pd.DataFrame:
         that was trained, e.g. "exact gray", the share that is left (`verdict.retained`), NaN where
         there was no training or where clean images teach nothing.
     """
-    frame = lab.table(cells)
+    frame = lab.rows(cells)
     clean: dict[Any, list[float]] = {}
     for cell, accuracy in zip(cells, frame["accuracy"], strict=True):
         if cell.defender == CLEAN:

@@ -2,12 +2,13 @@
 
 lab = page.open_lab(profile, seed, n_seeds)      # second cell of a notebook
 page.about(lab)                                  # on what data, profile, seeds and machine
+
+Both ways to begin a page, `open_lab` and `check_parameters`, make the magic `%%say` known (`say`).
 """
 
 from __future__ import annotations
 
 import ast
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ from pandas.io.formats.style import Styler
 
 from ulelib import machine
 from ulelib.bilevel import Bilevel
-from ulelib.book import claims
+from ulelib.book import claims, say, scoreboard
 from ulelib.book.compare import ABSENT, comparison_table
 from ulelib.book.noise_figures import perturbation_grid
 from ulelib.book.tables import style_table
 from ulelib.csd import csd
 from ulelib.data import ImageSet
-from ulelib.jobs import inputs, records, strips
+from ulelib.jobs import inputs, records, replicates, strips
 from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import separability
@@ -74,6 +75,7 @@ def check_parameters(cells: list[str]) -> None:
     Raises:
         ValueError: names the unknown parameters and the known ones.
     """
+    say.register()
     for number, cell in enumerate(cells):
         if cell.lstrip().startswith("# Parameters\n"):
             known = set().union(*map(_assigned, cells[:number]))
@@ -214,18 +216,47 @@ def judged(lab: Lab, name: str, frame: pd.DataFrame, on: str | None = None) -> S
     ledger = claims.judge(lab.profile.name, {name: frame})
     known = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
     lines = known[known["page"] == claims.PART_OF.get(name, name)].merge(ledger, on="id")
-    tested = lines["outcome"] != claims.NOT_TESTED
-    left = f"; {(~tested).sum()} predicates ask for other cells" * bool((~tested).any())
-    return claims.style(lines[tested], f"Claims judged by this page; {on or caption(lab)}{left}")
+    lines["sentence"] = list(map(claims.stated, lines["sentence"], lines["fixed"]))
+    here = lines["n"] > 0
+    left = f"; {(~here).sum()} predicates ask for other cells" * bool((~here).any())
+    return claims.style(lines[here], f"Claims judged by this page; {on or caption(lab)}{left}")
+
+
+def beside(
+    lab: Lab,
+    frame: pd.DataFrame,
+    table: str,
+    rows: Sequence[str] = ("defender", "export"),
+    columns: Sequence[str] = ("exploiter",),
+    on: str | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Styler:
+    """A page's results beside a published table, each cell with the verdict that it has everywhere
+    in the book (`scoreboard.judged`).
+
+    Args:
+        frame: of `Lab.table`.
+        rows, columns: see `compare.comparison_table`.
+        on: what it was measured on, for the caption; `caption(lab)` if None.
+        names: other words for names in the table, e.g. of networks.
+    """
+    recorded = scoreboard.judged(lab.profile.name, table) if lab.known else None
+    if recorded is None or recorded.empty:  # a run that stands beside no record
+        recorded = scoreboard.judged_in(frame, table)
+    laid_out = comparison_table(frame, table, rows, columns, recorded)
+    words = dict(names or {})
+    laid_out = laid_out.replace(words).rename(columns=words)
+    return style_table(laid_out, caption(lab) if on is None else on)
 
 
 def recorded_table(name: str, profile: str, table: str) -> Styler | Markdown:
     """A page's record beside a published table; a sentence where there is none."""
     try:
-        frame, record = records.read(name, profile)
+        frame, record = replicates.read(name, profile)
     except FileNotFoundError:
         return Markdown(f"`{name}` has no record in the `{profile}` profile.")
-    return style_table(comparison_table(frame, table), record_caption(record))
+    laid_out = comparison_table(frame, table, family=scoreboard.judged(profile, table))
+    return style_table(laid_out, record_caption(record))
 
 
 def summary(
@@ -290,12 +321,6 @@ def example(profile: str, count: int = 2) -> Figure | Markdown:
             protected = made.apply(chosen).images
             return perturbation_grid(chosen.images, noise, protected, epsilon, labels)
     return Markdown("No perturbation is recorded with a picture of it.")
-
-
-def download(frame: pd.DataFrame, name: str) -> str:
-    """HTML of a link that saves a table as a CSV file; the link itself contains the table."""
-    coded = base64.b64encode(frame.to_csv(index=False).encode()).decode()
-    return f'<a download="{name}" href="data:text/csv;base64,{coded}">{name}</a>'
 
 
 def times(profile: str) -> Styler:

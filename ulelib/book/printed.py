@@ -21,7 +21,8 @@ Its columns:
     std, n     standard deviation and number of runs, where printed (Table 2)
     unit       "%" or "points"
     source     paper and table
-    chance     chance accuracy on that data set, in percent
+    chance     accuracy of guessing on that data set, in percent; 0 under an attack, which can push
+               accuracy below it
     reference  the clean row that protection is measured against: "setting", the row with the same
                exploiter and setting; else a table's number, that table's row of the standard
                exploiter with the same network
@@ -134,8 +135,12 @@ def _select(table: str, where: Mapping[str, str]) -> pd.DataFrame:
 
 
 def number_of(row: pd.Series[Any]) -> Published:
-    """The number of a row of `load`."""
+    """The number of a row of `load`; where it has no spread, with that of the same cell in another
+    table of its paper."""
     std, n = row["std"], row["n"]
+    elsewhere = _alike(row)
+    if pd.isna(std) and len(elsewhere):
+        std = elsewhere.iloc[0]["std"]
     return Published(
         value=float(row["value"]),
         std=None if pd.isna(std) else float(std),
@@ -155,6 +160,42 @@ def reference_of(row: pd.Series[Any]) -> pd.Series[Any]:
         alike = {"exploiter": row["exploiter"], "setting": row["setting"]}
         return _select(row["table"], where | alike).iloc[0]
     return _select(row["reference"], where | {"exploiter": "standard"}).iloc[0]
+
+
+def clean_like(row: pd.Series[Any]) -> float | None:
+    """The printed accuracy on clean images of a row's own exploiter, network and setting, percent;
+    None where its table, and the one of its reference, have none."""
+    alike = {"defender": CLEAN, "exploiter": row["exploiter"], "model": row["model"]}
+    for table in dict.fromkeys((row["table"], row["reference"])):
+        if table == SETTING:
+            continue
+        rows = _select(table, alike)
+        exact = rows[rows["setting"] == row["setting"]]
+        rows = exact if len(exact) else rows[rows["setting"] == ""]
+        if len(rows):
+            return float(rows.iloc[0]["value"])
+    return None
+
+
+def same_number(row: pd.Series[Any]) -> pd.Series[Any] | None:
+    """The row of another table that prints the same number with its spread; None where there is
+    none, or the row has a spread itself."""
+    if not pd.isna(row["std"]):
+        return None
+    twins = _alike(row)
+    twins = twins[twins["value"] == row["value"]]
+    return None if twins.empty else twins.iloc[0]
+
+
+def _alike(row: pd.Series[Any]) -> pd.DataFrame:
+    """The rows with a spread that print the same cell: of any table of the paper."""
+    rows = _rows()
+    wanted = {name: row[name] for name in ("paper", "defender", "exploiter", "model", "unit")}
+    own = row["setting"] == f"generator {row['model']}"  # Table 3: the other tables' own network
+    wanted["setting"] = "" if own else row["setting"]
+    for name, value in wanted.items():
+        rows = rows[rows[name] == value]
+    return rows[~rows["std"].isna()]
 
 
 def row_of(defender: str) -> str:

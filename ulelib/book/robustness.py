@@ -19,7 +19,7 @@ from ulelib.book.printed import row_of
 from ulelib.book.tables import styled, tint
 from ulelib.book.verdict import retained
 from ulelib.defenders import CLEAN
-from ulelib.jobs import records
+from ulelib.jobs import replicates
 
 COLUMNS = ("claim", "cell", "place", "mean", "clean", "n", "outcome")  # of `judged`
 LADDER = "05e_what_scale_changes"  # a page
@@ -63,6 +63,12 @@ PLACES = {
     "ResNet-18, width 1/4, 10,000 images": Place(
         "cpu", LADDER, "resnet18", setting="ResNet-18, width 1/4"
     ),
+    "ResNet-10, width 1/4, twice the updates": Place(
+        "cpu", LADDER, "resnet18", setting="ResNet-10, twice the updates"
+    ),
+    "ResNet-10, width 1/4, twice the images": Place(
+        "cpu", LADDER, "resnet18", setting="ResNet-10, twice the images"
+    ),
     "ResNet-18, the paper's size": Place("paper", "05d_full_size"),
 }
 
@@ -77,7 +83,7 @@ def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
     lines = []
     for name, place in places.items():
         try:
-            frame = _rows(records.read(place.page, place.profile)[0], place)
+            frame = _rows(replicates.read(place.page, place.profile)[0], place)
         except FileNotFoundError:
             continue
         outcomes = claims.judge(place.profile, {PAGE: frame})
@@ -86,7 +92,11 @@ def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
                 mine = outcomes[outcomes["id"] == claim["id"]]
                 for test, found in zip(claim["test"], mine.itertuples(), strict=True):
                     lines.append(
-                        {"claim": claim["sentence"], "cell": _cell(test["left"]), "place": name}
+                        {
+                            "claim": claims.stated(claim["sentence"], found.fixed),
+                            "cell": _cell(test["left"]),
+                            "place": name,
+                        }
                         | {"mean": _mean(frame, test["left"]), "clean": _mean(frame, test["right"])}
                         | {"n": found.n, "outcome": found.outcome}
                     )
@@ -103,7 +113,7 @@ def runs(places: Mapping[str, Place]) -> pd.DataFrame:
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for name, place in places.items():
         try:
-            frame = _rows(records.read(place.page, place.profile)[0], place)
+            frame = _rows(replicates.read(place.page, place.profile)[0], place)
         except FileNotFoundError:
             continue
         clean = frame[frame["defender"] == CLEAN].groupby("exploiter")["accuracy"].mean()

@@ -5,19 +5,22 @@ Unlearnable Examples* that we could get, each beside the book's own.
 
 from __future__ import annotations
 
-import pandas as pd
-from pandas.io.formats.style import Styler
+from html import escape
+from typing import Any
 
-from ulelib.book.compare import ABSENT, compare
-from ulelib.book.printed import load, table_rows
-from ulelib.book.tables import styled, tint
-from ulelib.book.verdict import span
+import pandas as pd
+from IPython.display import HTML
+
+from ulelib.book.compare import ABSENT, COMPARED, JUDGED, compare, reason
+from ulelib.book.printed import load, same_number, table_rows
+from ulelib.book.tables import MARKS, legend, long, styled, tint
 from ulelib.defenders import CLEAN
-from ulelib.jobs import records
+from ulelib.jobs import records, replicates
 
 NAMES = ["defender", "exploiter", "model", "setting"]
 CELL = ["defender", "export", "exploiter", "net", "source", "setting"]
-OURS = ["mean", "std", "n", "points", "retained", "published_retained", "low", "high", "label"]
+SHOWN = "cpu"  # the profile whose book has every page
+OURS = ["mean", "std", "n", "points", "retained", "published_retained", *JUDGED]
 
 
 def board(profile: str) -> pd.DataFrame:
@@ -28,7 +31,7 @@ def board(profile: str) -> pd.DataFrame:
 
     Returns:
         columns table, page, `NAMES`, value, std_published, n_published, unit, note (see
-        `printed.csv`); mean, std, n, points, retained, published_retained, low, high, label (see
+        `printed.csv`); mean, std, n, points, retained, published_retained and the verdict (see
         `compare`; NaN and "" where nothing is measured yet); exact, the mean with the exact export.
     """
     recorded = set(records.pages(profile))
@@ -36,23 +39,53 @@ def board(profile: str) -> pd.DataFrame:
     for table, prints in load().groupby("table", sort=False):
         prints = prints.rename(columns={"std": "std_published", "n": "n_published"})
         every = prints["pages"].iloc[0].split()
-        pages = [page for page in every if page in recorded]
-        if pages:  # pages that share a cell may have different seeds of it, or the same
-            frame = pd.concat([records.read(page, profile)[0] for page in pages])
-            frame = of_table(frame.drop_duplicates([*CELL, "seed"]), str(table))
-            cells = compare(frame, str(table), CELL).dropna(subset="value")
+        cells = judged(profile, str(table)).dropna(subset="value")
+        if len(cells):
             cells = cells.drop(columns="setting").rename(columns={"published_setting": "setting"})
             once = {"how": "left", "validate": "one_to_one"}
             ours = cells[[*NAMES, "export", *OURS]]
             prints = prints.merge(ours, on=[*NAMES, "export"], **once)
             exact = cells[cells["export"] == "exact"].rename(columns={"mean": "exact"})
             prints = prints.merge(exact[[*NAMES, "exact"]], on=NAMES, **once)
+        pages = [page for page in every if page in recorded]
         parts.append(prints.assign(page=", ".join(pages or every)))
     printed = ["value", "std_published", "n_published", "unit"]
     whole = pd.concat(parts, ignore_index=True).reindex(
         columns=["table", "page", *NAMES, *printed, *OURS, "exact", "note"]
     )
     return whole.assign(label=whole["label"].fillna(""))
+
+
+def judged(profile: str, table: str) -> pd.DataFrame:
+    """All cells of a profile's records that stand for numbers of a table, with their verdicts: the
+    one place where these are made. The intervals of the table are simultaneous.
+
+    A number that an earlier table prints with its spread (ULEO in Tables 1 and 2) is judged there
+    and has that verdict here as well.
+
+    Returns:
+        `compare` by `CELL`; empty where no page of the table is recorded.
+    """
+    prints = table_rows(table)
+    pages = [page for page in prints["pages"].iloc[0].split() if page in records.pages(profile)]
+    if not pages:
+        return pd.DataFrame(columns=[*CELL, *COMPARED])
+    frame = pd.concat([replicates.read(page, profile)[0] for page in pages])
+    return judged_in(frame.drop_duplicates([*CELL, "seed"]), table, profile)
+
+
+def judged_in(frame: pd.DataFrame, table: str, profile: str = "") -> pd.DataFrame:
+    """`judged`, of the rows of `frame` alone.
+
+    Args:
+        frame: of `Lab.table`.
+        profile: whose records have the verdicts of numbers that another table prints; "": all are
+            judged here.
+    """
+    twins = [same_number(number) for _, number in table_rows(table).iterrows()]
+    others = sorted({str(twin["table"]) for twin in twins if twin is not None} if profile else [])
+    elsewhere = pd.concat([judged(profile, other) for other in others]) if others else None
+    return compare(of_table(frame, table), table, CELL, elsewhere)
 
 
 def of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -96,38 +129,74 @@ def _of_networks(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~fast] if narrow.any() else frame
 
 
-def style(whole: pd.DataFrame, caption: str) -> Styler:
-    """A board as a table of the book.
+def style(whole: pd.DataFrame, profile: str) -> HTML:
+    """A board as a long table, one line a number, with its CSV file.
+
+    The reason for a verdict is its tooltip. Measured numbers have one digit, since they differ by
+    more from run to run; the file has all.
 
     Args:
         whole: of `board`.
+        profile: of its records; page names lead to this profile's pages, else to those of `SHOWN`.
     """
     in_points = whole["unit"] == "points"
     how = whole[["exploiter", "model", "setting"]].replace({"model": {"resnet18": ""}})
     ours = whole["mean"].where(~in_points, whole["points"])
+    numbers = zip(whole["n"], _numbers(ours, whole["std"], in_points, 1), strict=True)
     laid_out = whole[["table", "defender"]].assign(
-        exploiter=how.apply(lambda names: ", ".join(filter(None, names)), axis=1),
-        published=_numbers(whole["value"], whole["std_published"], in_points),
-        measured=_numbers(ours, whole["std"], in_points),
-        n=whole["n"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
-        interval=[span(*edges) for edges in zip(whole["low"], whole["high"], strict=True)],
-        verdict=whole["label"].replace("", ABSENT),
-        exact=whole["exact"].map(lambda mean: "" if pd.isna(mean) else f"{mean:.2f}"),
+        exploiter=how.apply(lambda names: escape(", ".join(filter(None, names))), axis=1),
+        printed=_numbers(whole["value"], whole["std_published"], in_points, 2),
+        measured=[text if pd.isna(n) else f"{text} ({n:.0f})" for n, text in numbers],
+        verdict=[_verdict(row) for _, row in whole.iterrows()],
+        exact=whole["exact"].map(lambda mean: ABSENT if pd.isna(mean) else f"{mean:.1f}"),
+        page=whole["page"].map({pages: linked(pages, profile) for pages in set(whole["page"])}),
     )
     rules = {
         "td, th": "text-align: left; padding: 0.2em 0.4em; white-space: nowrap;",
-        "td.col0": "white-space: normal;",  # a later paper's tables have long names
+        "td.col0": "white-space: normal; max-width: 8em;",  # a later paper's tables have long names
+        "td.col2": "white-space: normal; max-width: 20em;",
     }
-    return styled(laid_out, caption, 0.7, rules).map(tint, subset=["verdict"])
+    tints = whole["label"].map(tint)
+    styler = styled(laid_out, None, 0.8, rules).apply(lambda _: tints, subset=["verdict"])
+    caption = (
+        f"Every printed number beside ours, profile {profile}. Measured: mean ± standard deviation "
+        "(runs), %, or points where the paper prints a difference; exact: our mean with the exact "
+        f"export. {legend(whole['label'])}"
+    )
+    return long(styler, caption, f"scoreboard_{profile}.csv", whole)
+
+
+def _verdict(row: pd.Series[Any]) -> str:
+    """The verdict of a row of `board` as HTML: mark, word, and the reason as its tooltip."""
+    if not row["label"]:
+        return ABSENT
+    title = "" if pd.isna(row["low"]) else f' title="{escape(reason(row))}"'
+    sign = MARKS.get(row["label"], ("", ""))[0]
+    return f'<span{title}><span aria-hidden="true">{sign}</span> {row["label"]}</span>'
+
+
+def linked(pages: str, profile: str) -> str:
+    """HTML: links to pages of the book, from any page below `book/PROFILE`.
+
+    Args:
+        pages: their names, separated by ", ".
+        profile: its page is meant where it has a record, else that of `SHOWN`; a page that has no
+            record there either stays plain text.
+    """
+    folders = {page: folder for folder in (SHOWN, profile) for page in records.pages(folder)}
+    return ", ".join(
+        f'<a href="../{folders[page]}/{page}.html">{page}</a>' if page in folders else page
+        for page in pages.split(", ")
+    )
 
 
 def _numbers(
-    values: pd.Series[float], stds: pd.Series[float], signed: pd.Series[bool]
+    values: pd.Series[float], stds: pd.Series[float], signed: pd.Series[bool], digits: int
 ) -> list[str]:
     """Numbers as text, "86.00 ± 0.50"; a dash where there is none."""
     texts = []
     for value, std, sign in zip(values, stds, signed, strict=True):
-        spread = "" if pd.isna(std) else f" ± {std:.2f}"
-        text = f"{value:{'+' if sign else ''}.2f}{spread}"
+        spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
+        text = f"{value:{'+' if sign else ''}.{digits}f}{spread}"
         texts.append(ABSENT if pd.isna(value) else text)
     return texts

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from ulelib import machine
-from ulelib.jobs import execute, plan, records
+from ulelib.jobs import execute, plan, records, replicates
 from ulelib.jobs.cells import Cell, Design
 from ulelib.jobs.store import Store
 from ulelib.perturbation import Perturbation
@@ -73,7 +73,14 @@ class Lab(Design):
         return reused[0] if reused and self.profile.precision == "fastest" else super().precision
 
     def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
-        """The measured cells, one a row; what is not in the store is computed first.
+        """`rows`, and where records are reused, the replicates that they have of these cells: the
+        same with other seeds, whichever page measured them (`replicates.extended`)."""
+        frame = self.rows(cells)
+        return replicates.extended(frame, self.profile.name) if self.known else frame
+
+    def rows(self, cells: Iterable[Cell]) -> pd.DataFrame:
+        """The measured cells, one a row, in their order; what is not in the store is computed
+        first.
 
         Returns:
             columns data, defender, export, source, exploiter, net, seed, setting (the names);

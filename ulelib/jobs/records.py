@@ -48,6 +48,8 @@ SPECS: dict[str, type] = {
     )
 }
 STAGES = "stages"  # a folder, beside the pages
+# The columns of a table that name a measurement, see `cells.Cell`.
+NAMES = ("data", "defender", "export", "source", "exploiter", "net", "seed", "setting")
 WANTED = "wanted"  # the record of what `make reproduce MINUTES=...` computed: of no page
 
 
@@ -181,6 +183,11 @@ def pages(profile: str) -> list[str]:
     """The pages that have been recorded in a profile."""
     folder = machine.folder("ULELIB_RESULTS", "results") / profile
     return sorted(name for name in _pages(folder) if name != WANTED)
+
+
+def all_pages(profile: str) -> dict[str, dict[str, Any]]:
+    """The pages' records of a profile by name, without their stages; see `save`."""
+    return _pages(machine.folder("ULELIB_RESULTS", "results") / profile)
 
 
 def _known_in(folder: Path) -> dict[str, dict[str, Any]]:
