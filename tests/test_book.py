@@ -376,7 +376,8 @@ def inside(png: bytes) -> bytes:
 
 @pytest.mark.browser
 def test_dark_page_shows_figures_as_they_are_and_tints_of_its_own(reader: Reader) -> None:
-    figures, tints = {}, {}
+    figures: dict[str, list[bytes]] = {}
+    tints: dict[str, list[str]] = {}
     for theme in ("light", "dark"):
         reader.prefer(theme)
         reader.open("cpu/05_grayaug")

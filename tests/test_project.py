@@ -205,9 +205,7 @@ def recorded(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 ROWS = ("defender", "export")
 TABLES = {
-    "03_grayscale_exploiter": ("1", ROWS),
     "05_grayaug": ("2", ROWS),
-    "05b_what_decides": ("2", (*ROWS, "net")),
 }
 
 
