@@ -54,7 +54,7 @@ def test_clean_drops_what_belongs_to_one_run() -> None:
     cleaned = pages.clean(notebook)
     assert cleaned.metadata == {}
     assert cleaned.cells[0].id == "injected-parameters"
-    assert cleaned.cells[0].metadata == {"tags": ["injected-parameters", "hide-input"]}
+    assert cleaned.cells[0].metadata == {"tags": ["injected-parameters", "remove-cell"]}
     warning, saved, shown, *tables, plain = cleaned.cells[0].outputs
     assert warning.text == "a warning\n"
     assert saved.text == "saved ./results/x.json\n"

@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> None:
         },
     )
     app.config.ZMQChannelsWebsocketConnection.iopub_data_rate_limit = float(LARGEST)
+    # It renders Markdown in JupyterLab, and looks for parts of JupyterLab that Voila does not have.
+    app.config.VoilaConfiguration.extension_denylist = ["jupyterlab-myst"]
     app.initialize([str(NOTEBOOK), *arguments])
     app.start()
 
