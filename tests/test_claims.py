@@ -560,6 +560,10 @@ def test_the_table_of_a_page_shows_each_claim_once(judged: Any) -> None:
     assert ">does not hold<" in html and ">holds<" in html and "-20.0" in html
     assert html.count(">decides<") == html.count(">also tested<") == 1
     assert "why not tested" not in html
+    accuracy = {name: value for name, value in TEST.items() if name != "right"} | {"at_least": 50}
+    alone = judged(rows("ULEO", "gray", 60.0, 61.0, 62.0), claim(accuracy))
+    html = claims.style(alone.assign(sentence="S.", source="T"), "").to_html()
+    assert ">61.0<" in html and f">{61 - HALF:.1f} to {61 + HALF:.1f}<" in html  # no plus sign
     known |= {"sizes": ["paper"], "untested": "fewer epochs"}
     ledger = judged([*CLEAN, *rows("ULEO", "gray", 60.0, 61.0, 62.0)], known)
     html = claims.style(ledger.assign(sentence="S.", source="T"), "A caption").to_html()

@@ -12,6 +12,7 @@ from ulelib.book.compare import (
     comparison_table,
     looked_up,
     means,
+    number_text,
     said,
     verdict_counts,
 )
@@ -263,6 +264,33 @@ def keyed(rows):
     return frame.assign(key=[f"{place:x}" for place in range(len(frame))])
 
 
+def test_a_number_is_rounded_once() -> None:
+    """12.7496 is 12.75 with two digits, and that rounded again 12.8."""
+    rows = frame_of(("clean", "standard", 93.0, 0, "-"), ("ULEO", "gray", 12.7496))
+    cell = comparison_table(rows).set_index(("", "defender")).loc["ULEO"]
+    assert cell[("gray", "measured")] == "12.75 (1)" and cell[("gray", "shown")] == "12.7 (1)"
+    assert number_text(-0.04, 0.12, 3, sign="+", digits=1) == "+0.0 ± 0.1 (3)"
+    assert number_text(math.nan, math.nan, math.nan, sign="", digits=1) == "—"
+
+
+@pytest.mark.parametrize(("clean_seeds", "text"), [(3, "-10.00 ± 1.00 (3)"), (2, "-10.50 (3)")])
+def test_a_difference_has_the_deviation_of_the_differences_seed_by_seed(
+    clean_seeds: int, text: str
+) -> None:
+    """Accuracies that scatter by 3 points, and their differences by 1; none where a run of the cell
+    has no clean run of its seed."""
+    mixed = "5% clean + 10%"
+    rows = [row("clean", "standard", 86)]
+    clean = {0: 70, 1: 73, 2: 70}
+    for seed, accuracy in [*clean.items()][:clean_seeds]:
+        rows.append(row("clean", "standard", accuracy, seed=seed, setting=mixed))
+    for seed, accuracy in enumerate((60, 63, 63)):
+        rows.append(row("ULEO", "standard", accuracy - seed, seed=seed, setting=mixed))
+    frame = comparison_table(pd.DataFrame(rows), "4", ["setting", "defender"], ["exploiter"])
+    cell = frame.set_index([("", "setting"), ("", "defender")]).loc[(mixed, "ULEO")]
+    assert cell[("standard", "measured")] == text
+
+
 def test_a_page_takes_its_verdicts_from_the_book() -> None:
     """A cell has the verdict of the cell that shares a run with it; a variant has none."""
     rows = [row("clean", "standard", 86 + seed, seed=seed) for seed in range(3)]
@@ -279,7 +307,12 @@ def test_a_page_takes_its_verdicts_from_the_book() -> None:
     assert found.loc["ULEO (twice)", "label"] == "" and math.isnan(found.loc["ULEO (twice)", "low"])
     assert found.loc["clean", "label"] == "reference"
     laid_out = comparison_table(part, "2", family=family)
-    assert laid_out.set_index(("", "defender")).loc["ULEO", ("standard", "verdict")] == "reproduced"
+    laid_out = laid_out.set_index(("", "defender"))["standard"]
+    assert laid_out.loc["ULEO", "verdict"] == "reproduced"
+    variant = "a variant of the paper's setting: no verdict"
+    assert laid_out.loc["ULEO (twice)", ["verdict", "interval"]].tolist() == ["", variant]
+    few = comparison_table(part[part["seed"] < 2], "2").set_index(("", "defender"))["standard"]
+    assert few.loc["ULEO", "interval"] == "fewer than three runs: no verdict"
 
 
 def test_a_cell_in_a_sentence() -> None:
@@ -288,5 +321,7 @@ def test_a_cell_in_a_sentence() -> None:
     text = said(pd.DataFrame(rows))["ULEO", "as_released", "gray"]
     assert text == f"54.0 % (n = 3, 95 % interval {54 - half:.0f} to {54 + half:.0f})"
     assert said(pd.DataFrame(rows[:2]))["ULEO", "as_released", "gray"] == "51.5 % (n = 2)"
+    alike = [row("ULEO", "gray", accuracy, seed=seed) for seed, accuracy in enumerate((10, 10.01))]
+    assert said(pd.DataFrame(alike))["ULEO", "as_released", "gray"] == "10.0 % (n = 2, every run)"
     near_0 = [row("ULEO", "gray", accuracy, seed=seed) for seed, accuracy in enumerate((0, 1, 9))]
     assert "interval 0 to" in said(pd.DataFrame(near_0))["ULEO", "as_released", "gray"]

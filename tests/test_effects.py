@@ -53,6 +53,14 @@ def test_the_share_of_the_sign_is_taken_seed_by_seed() -> None:
     assert "+21.7" in answer(one) and "+31.6" in answer(one)
 
 
+def test_the_share_of_the_sign_is_of_the_seeds_that_have_all_exports() -> None:
+    more = frame(5)
+    lacking = (more["seed"] >= 3) & (more["export"] == "truncated")
+    released = (more["seed"] >= 3) & (more["export"] == "as_released")
+    more.loc[released & (more["exploiter"] == "gray"), "accuracy"] += 20
+    assert answer(more[~lacking]) == answer(frame(3)) and answer(frame(3)).endswith("; n = 3.")
+
+
 def test_the_two_switches_of_an_export_have_their_own_effects() -> None:
     table = of_exports(frame(1))
     assert table["standard"].to_dict() == {
@@ -62,6 +70,7 @@ def test_the_two_switches_of_an_export_have_their_own_effects() -> None:
     }
     assert table.loc["dropping negative noise", "gray"] == "+23.0 (1 run)"
     assert table.loc["dropping negative noise", "gray less standard"] == "+20.0 (1 run)"
+    assert table["n"].tolist() == ["1"] * 3
     # Each seed adds the same to both sides, so it is no part of a difference.
     assert of_exports(frame())["standard"].iloc[0] == "+3.0 (+3.0 to +3.0)"
     with pytest.raises(ValueError, match="all four exports are needed"):
@@ -74,7 +83,7 @@ def test_variants_are_compared_with_their_own_defender() -> None:
     other = base.assign(defender="ULEO-Augs (twice the step)")
     table = of_variants(pd.concat([base, variant, other]), "ULEO")
     assert table.index.tolist() == ["ULEO (twice the step)"]
-    assert table.loc["ULEO (twice the step)"].tolist() == ["-4.0 (2 runs)"] * 2
+    assert table.loc["ULEO (twice the step)"].tolist() == ["-4.0 (2 runs)"] * 2 + ["2"]
 
 
 def test_the_interval_is_students() -> None:
@@ -100,10 +109,25 @@ def test_a_change_in_a_sentence_is_taken_seed_by_seed() -> None:
         change(one[(one["seed"] == 0) == (one["export"] == "exact")], exact, released)
 
 
+def test_no_difference_is_minus_nothing() -> None:
+    alike = pd.DataFrame(
+        [
+            {"export": "exact", "exploiter": exploiter, "seed": 0, "accuracy": accuracy}
+            for exploiter, accuracy in (("standard", 50.0), ("gray", 49.96))
+        ]
+    )
+    gray, standard = ({"exploiter": name} for name in ("gray", "standard"))
+    assert change(alike, gray, standard).startswith("+0.0 points")
+    assert interval([-0.04]) == "+0.0 (1 run)"
+    assert interval([-0.04, -0.03, -0.02]).startswith("+0.0 (-0.1 to")
+
+
 def test_the_intervals_of_a_table_are_simultaneous() -> None:
     """Holm: the surer of two has half of the level, and the other one all of it if that holds."""
     sure, loose = pd.Series([10.0, 10.1, 10.2]), pd.Series([-1.0, 2.0, 4.0])
-    table = intervals({"gray": {"sure": sure, "loose": loose, "few": sure[:2]}})["gray"]
+    changes = {"gray": {"sure": sure, "loose": loose, "few": sure[:2]}, "blur": {"few": sure[:1]}}
+    assert intervals(changes)["n"].to_dict() == {"sure": "3", "loose": "3", "few": "1 to 2"}
+    table = intervals(changes)["gray"]
     for name, values, level in (("sure", sure, 0.025), ("loose", loose, 0.05)):
         half = stats.t.isf(level / 2, 2) * values.std() / math.sqrt(3)
         mean = values.mean()

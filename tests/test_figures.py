@@ -118,6 +118,37 @@ def test_labels_differ_by_more_than_colour():
     assert styles["ULEO"] == figures._styles(["ULEO"])["ULEO"]
 
 
+def test_no_two_labels_have_one_colour():
+    """Neither many unknown ones beside the paper's, nor many seeds."""
+    styles = figures._styles([*figures._PLACES, *map(str, range(19))]).values()
+    colours = [matplotlib.colors.to_hex(style["color"]) for style in styles]
+    assert len(set(colours)) == len(colours) == 24
+    assert len({(str(style["linestyle"]), style["marker"]) for style in styles}) == 24
+    seeds = figures.convergence({f"ULEO, seed {seed}": [0.5, 0.1] for seed in range(6)}, 0.01)
+    drawn = {matplotlib.colors.to_hex(line.get_color()) for line in seeds.axes[0].lines[:6]}
+    assert len(drawn) == 6 and matplotlib.colors.to_hex(figures.INK) not in drawn
+
+
+def test_the_axes_of_factors_span_the_runs_and_what_they_are_compared_with():
+    near = pd.DataFrame([run("ULEO", accuracy=a, seed=i) for i, a in enumerate((70.0, 80.0))])
+    figure = figures.factor_dots(near)
+    assert figure.axes[0].get_xlim() == (68, 82)
+    assert {"mean", "one run"} <= set(texts(figure)) and "chance" not in texts(figure)
+    low, high = figures.factor_dots(near, printed=TABLE_2).axes[0].get_xlim()
+    assert low < 10 and high > 82  # 24.47 ± 4.41 in print; then chance is near
+    alone = texts(figures.factor_dots(near[:1]))
+    assert "mean" not in alone and "one run" in alone
+
+
+def test_legends_tell_of_a_spread_where_one_is_drawn():
+    table_1 = load().query("table == '1' and defender == 'ULEO'")
+    for draw in (figures.accuracy_bars, figures.factor_dots):
+        assert "published ± std" in texts(draw(RESULTS, printed=TABLE_2))
+        assert "published" in texts(draw(RESULTS, printed=table_1))
+        alone = set(texts(draw(RESULTS[RESULTS["defender"] == "another"], printed=TABLE_2[:0])))
+        assert not {"published", "published ± std"} & alone
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_caption_is_below_every_figure(name):
     caption = "profile smoke, seed 3"

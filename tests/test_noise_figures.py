@@ -99,6 +99,20 @@ def test_energy_has_the_reference_bar():
     assert {"random noise", "0.80, 0.60", "0.06, 0.001"} <= labels
 
 
+def test_legends_of_energy_cover_neither_bars_nor_each_other():
+    shares = {"luminance": 0.1, "chroma": 0.9, "tiles": 1.0, "constant": 0.6}
+    figure = energy_bars({"ULEO": shares, "ULEO-GrayAugs": shares}, title="energy")
+    figure.draw_without_rendering()
+    assert [axis.get_xlim() for axis in figure.axes] == [(0, 1), (0, 1)]
+    legends = [axis.get_legend().get_window_extent() for axis in figure.axes]
+    others = [axis.get_window_extent() for axis in figure.axes]
+    others += [text.get_window_extent() for text in (*figure.axes[1].texts, figure._suptitle)]
+    assert not legends[0].overlaps(legends[1])
+    assert not any(legend.overlaps(other) for legend in legends for other in others)
+    for box in (*legends, *others):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
 def test_a_grid_needs_as_many_names_as_pictures():
     with pytest.raises(ValueError, match="entries"):
         perturbation_grid(pictures(), noise(3), pictures(), EPSILON, ["cat"])

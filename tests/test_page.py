@@ -10,9 +10,22 @@ import pytest
 import torch
 
 from helpers import random_images
-from ulelib.book.page import check_parameters, judged, separations, summary
+from ulelib.book import claims
+from ulelib.book.page import (
+    LONGER,
+    about,
+    beside,
+    caption,
+    check_parameters,
+    judged,
+    separations,
+    spent,
+    summary,
+)
+from ulelib.jobs.inputs import data_set
 from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
+from ulelib.profiles import PROFILES
 
 PARAMETERS = """
 profile = "auto"  # "smoke", "cpu" or "paper"
@@ -60,6 +73,52 @@ def test_every_value_papermill_writes_is_read() -> None:
     check_parameters(["", known, injected(values)])
     with pytest.raises(ValueError, match="'flag', 'map_', 'name', 'nothing', 'numbers'"):
         check_parameters(["", "", injected(values)])
+
+
+def test_captions_name_the_seeds_and_runs_of_the_results(tmp_path: Path) -> None:
+    lab = Lab("smoke", store=tmp_path)
+    frame = pd.DataFrame({"defender": ["ULEO"] * 3 + ["clean"], "seed": [0, 1, 5, 0]})
+    frame["key"] = ["a", "b", "c", "d"]
+    assert caption(lab).endswith(", seed 0") and "| seeds | 0 |" in about(lab).data
+    assert caption(lab, frame) == f"{caption(lab).removesuffix('seed 0')}seeds 0, 1, 5 (n = 1 to 3)"
+    assert caption(lab, frame[:2]).endswith("seeds 0, 1 (n = 2)")
+    assert "| seeds | 0, 1, 5 (n = 1 to 3) |" in about(lab, frame).data
+    assert (
+        spent(lab, frame).data == f"{spent(lab).data} Other pages computed 4 more runs shown here."
+    )
+
+
+def test_a_page_says_how_long_its_own_trainings_were(tmp_path: Path) -> None:
+    lab = Lab("smoke", store=tmp_path)
+    assert "| training | 8 epochs, " in about(lab).data and LONGER in about(lab).data
+    cells = [lab.cell("clean", data=data_set("shapes", n)) for n in (None, 500)]
+    epochs = [cell.stage.recipe.epochs for cell in cells]
+    assert epochs[0] == 8 < epochs[1]
+    lab.cells_shown |= dict.fromkeys(cells)
+    assert f"| training | 8 to {epochs[1]} epochs, " in about(lab).data
+    assert {profile.steps_at_least for profile in PROFILES.values()} == {0, 0.5}  # as LONGER says
+
+
+def test_each_table_of_a_page_has_its_own_file(tmp_path: Path) -> None:
+    names = {"net": "n", "source": "-", "setting": "-", "seed": 0, "chance": 10.0, "export": "-"}
+    line = {"defender": "clean", "exploiter": "standard", "accuracy": 90.0}
+    lab, frame = Lab("smoke", store=tmp_path), pd.DataFrame([line | names])
+    for table, name in (("1", "1"), ("8", "8"), ("MI-UE CIFAR-10", "MI_UE_CIFAR_10")):
+        html = beside(lab, frame, table).to_html()
+        assert f'download="table_{name}_smoke.csv"' in html
+        assert f"{caption(lab, frame)}<br>" in html
+
+
+def test_a_claim_says_once_that_its_predicate_was_written_after_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = {"left": {"defender": "clean", "exploiter": "gray"}, "at_least": 50, "primary": True}
+    claim = {"id": "a", "sentence": "S.", "source": "T", "page": "p", "fixed": "after"}
+    monkeypatch.setattr(claims, "load", lambda: (claim | {"test": [test]},))
+    row = {"defender": "clean", "exploiter": "gray", "accuracy": 60.0, "seed": 0, "chance": 10.0}
+    frame = pd.DataFrame([row | {"net": "n", "source": "-", "setting": "-"}])
+    html = judged(Lab("smoke", store=tmp_path), "p", frame).to_html()
+    assert ">S.<" in html and html.count(claims.AFTER) == 1
 
 
 def test_claims_are_judged_by_a_part_of_their_page_and_what_it_leaves_open_is_counted(

@@ -133,6 +133,19 @@ def test_a_difference_is_shown_in_points(board: pd.DataFrame) -> None:
     assert ">-8.5 (1)<" in scoreboard.style(board, "cpu").data
 
 
+def test_the_deviation_of_a_difference_is_not_that_of_the_accuracies(board: pd.DataFrame) -> None:
+    row = board["points"].notna()
+    shown = board.assign(std=7.0, points_std=board["points_std"].mask(row, 0.5))
+    assert ">-8.5 ± 0.5 (1)<" in scoreboard.style(shown, "cpu").data
+
+
+def test_rows_whose_settings_are_chosen_are_judged_as_they_are() -> None:
+    """Page 08 asks for a table of the rows that already stand for it."""
+    rows = pd.DataFrame(PAGES["08_imagenet"])
+    chosen = scoreboard.of_table(rows, "5")
+    assert scoreboard.judged_in(chosen, "5").equals(scoreboard.judged_in(rows, "5"))
+
+
 def test_table_5_is_of_the_largest_pictures_indexed_by_class(board: pd.DataFrame) -> None:
     assert at(board, "5", "ULEO", "standard")["mean"] == 20.0
     assert at(board, "5", "clean", "standard")["mean"] == 75.0

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from ulelib.book.printed import Published
-from ulelib.book.verdict import LABELS, decide, measured, p_value, retained, span
+from ulelib.book.verdict import LABELS, decide, extent, measured, p_value, retained, span
 
 
 def test_retained_is_0_at_chance_and_1_at_clean():
@@ -186,3 +186,9 @@ def test_an_interval_as_text():
     assert span(-0.1, 0.052) == "-0.10 to +0.05"
     assert span(1.0, 2.25, digits=1) == "+1.0 to +2.2"
     assert span(math.nan, math.nan) == ""
+    assert span(-0.04, 0.04, digits=1) == "+0.0 to +0.0"  # no "-0.0"
+    assert span(57.0, 68.25, digits=1, sign="") == "57.0 to 68.2"
+
+
+def test_numbers_are_summed_up_by_their_extent() -> None:
+    assert (extent([5, 3, 4]), extent([5, 5]), extent([1])) == ("3 to 5", "5", "1")

@@ -273,12 +273,15 @@ def effect(line: Mapping[str, Any]) -> str:
     Args:
         line: with the columns difference, low, high and unit of `judge`.
     """
-    if math.isnan(line["difference"]):
-        return ""
+    difference, interval = _texts(line)
+    return difference and f"{difference} {line['unit']}" + f" ({interval})" * bool(interval)
+
+
+def _texts(line: Mapping[str, Any]) -> tuple[str, str]:
+    """A difference and its interval; accuracies without a plus sign. "" where there is none."""
     sign = "+" if line["unit"] == "points" else ""
-    difference, low, high = (f"{line[name]:{sign}.1f}" for name in ("difference", "low", "high"))
-    interval = "" if math.isnan(line["low"]) else f" ({low} to {high})"
-    return f"{difference} {line['unit']}{interval}"
+    difference = "" if math.isnan(line["difference"]) else f"{line['difference']:{sign}z.1f}"
+    return difference, span(line["low"], line["high"], 1, sign)
 
 
 def style(lines: pd.DataFrame, caption: str) -> Styler:
@@ -287,7 +290,7 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
     Args:
         lines: of `judge`, with the claim's sentence and source.
     """
-    interval = [span(*edges, digits=1) for edges in zip(lines["low"], lines["high"], strict=True)]
+    texts = [_texts(line) for line in lines.to_dict("records")]
     written = lines["fixed"].map(lambda fixed: f" ({AFTER})" if fixed == "after" else "")
     laid_out = pd.DataFrame(
         {
@@ -295,10 +298,8 @@ def style(lines: pd.DataFrame, caption: str) -> Styler:
             "source": lines["source"].where(~lines["id"].duplicated(), ""),
             "": lines["primary"].map({True: "decides", False: "also tested"}),
             "predicate": lines["predicate"] + written,
-            "measured": lines["difference"].map(
-                lambda value: "" if math.isnan(value) else f"{value:+.1f}"
-            ),
-            "95 % interval": interval,
+            "measured": [difference for difference, _ in texts],
+            "95 % interval": [interval for _, interval in texts],
             "n": lines["n"],
             "outcome": lines["outcome"],
             "why not tested": lines["why"],

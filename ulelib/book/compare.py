@@ -36,12 +36,16 @@ from ulelib.book.verdict import measured as beside
 from ulelib.defenders import CLEAN
 
 ABSENT = "—"  # stands for a missing number
+VARIANT = "a variant of the paper's setting"
 NAMES = ["defender", "exploiter", "net", "source", "setting"]  # what a print is found by
-PRINTED = ("value", "printed_std", "printed_n", "unit", "model", "published_setting", "points")
+PRINTED = (
+    *("value", "printed_std", "printed_n", "unit", "model", "published_setting"),
+    *("points", "points_std"),
+)
 # Of the verdict; a page takes these from the one place that judges its table.
 JUDGED = ("label", "low", "high", "margin", "further", "knife_edge")
 COMPARED = (  # the columns that `compare` adds to the names of a cell
-    *("mean", "std", "n", "values", "keys"),
+    *("mean", "std", "n", "values", "seeds", "keys"),
     *PRINTED,
     *("retained", "published_retained"),
     *JUDGED,
@@ -71,11 +75,11 @@ def compare(
             each export for itself.
 
     Returns:
-        columns `by`; mean, std, n, values, keys (see `measured`); of the print, NaN or "" where
-        there is none: value, printed_std, printed_n, unit, model, published_setting; points, our
-        difference from clean where the paper prints one; retained and published_retained; and of
-        the verdict (see `verdict.Verdict`): label ("" without a verdict, "reference" for what
-        others are measured against), low, high, margin, further, knife_edge.
+        columns `by`; those of `measured`; of the print, NaN or "" without one: value, printed_std,
+        printed_n, unit, model, published_setting; points, our difference from clean where the paper
+        prints one, and points_std, of the differences seed by seed (NaN where a seed lacks its
+        clean run); and of the verdict (see `verdict.Verdict`): retained, published_retained, label
+        ("" for none, "reference" for what others are measured against) and the rest of `JUDGED`.
 
     Raises:
         ValueError: no result of the standard exploiter on clean images; several results for one
@@ -99,10 +103,10 @@ def compare(
             if reference_of(number).name == number.name:  # the same row of `printed.csv`
                 line["label"] = REFERENCE
             elif there := _found(None if same_number(number) is None else elsewhere, cell["keys"]):
-                line |= _of_verdict(_beside(cell, number, clean, chance)) | there
+                line |= _of_verdict(_beside(cell, number, clean.mean(), chance)) | there
             else:
                 mine = tables.setdefault(_other_export(line, number), {})
-                mine[place] = _beside(cell, number, clean, chance)
+                mine[place] = _beside(cell, number, clean.mean(), chance)
         lines.append(line)
     for verdicts in tables.values():
         for place, found in zip(verdicts, decide([*verdicts.values()]), strict=True):
@@ -147,13 +151,18 @@ def looked_up(compared: pd.DataFrame, family: pd.DataFrame) -> pd.DataFrame:
         compared: of `compare`.
         family: of `scoreboard.judged`. A cell has the verdict of the cell there that shares a run
             with it, and none where none does: a variant is no reproduction of what the paper ran.
+
+    Returns:
+        `compared` with these verdicts, and a column variant: no cell of `family` shares a run.
     """
     nothing = dict.fromkeys(JUDGED, float("nan")) | {"label": "", "knife_edge": False}
     known = [REFERENCE if label == REFERENCE else "" for label in compared["label"]]
-    found = [_found(family, keys) or nothing for keys in compared["keys"]]
+    there = [_found(family, keys) for keys in compared["keys"]]
+    found = [one or nothing for one in there]
     changed = pd.DataFrame(found, index=compared.index)[[*JUDGED]]
     changed["label"] = [own or label for own, label in zip(known, changed["label"], strict=True)]
-    return compared.assign(**{name: changed[name] for name in JUDGED})
+    variant = [one is None for one in there]
+    return compared.assign(variant=variant, **{name: changed[name] for name in JUDGED})
 
 
 def _standard_on_clean(frame: pd.DataFrame) -> pd.DataFrame:
@@ -219,9 +228,10 @@ def _printed_for(prints: pd.DataFrame, named: pd.Series[Any]) -> pd.Series[Any] 
 
 def _our_reference(
     frame: pd.DataFrame, whole: pd.DataFrame, named: pd.Series[Any], number: pd.Series[Any]
-) -> float:
-    """Our mean accuracy on clean images that a cell is measured against, percent: of the standard
-    exploiter with the same network, or of the same exploiter in the same setting (Tables 4, 7, 9).
+) -> pd.Series[float]:
+    """Our accuracies on clean images that a cell is measured against, percent, by seed: of the
+    standard exploiter with the same network, or of the same exploiter in the same setting (Tables
+    4, 7, 9).
 
     Args:
         whole: its rows of the standard exploiter on all clean images.
@@ -242,23 +252,26 @@ def _our_reference(
                 f"no result on clean images for {named['exploiter']}, {named['setting']}, by which "
                 f"those of {named['defender']} are measured"
             )
-        return float(alike["accuracy"].mean())
+        return alike.set_index("seed")["accuracy"]
     same = whole[whole["net"] == named["net"]]
     if same.empty:
         raise ValueError(
             f"no result of the standard exploiter with {named['net']} on clean images, by which "
             f"that on {named['defender']} is measured"
         )
-    return float(same["accuracy"].mean())
+    return same.set_index("seed")["accuracy"]
 
 
-def _printed(cell: pd.Series[Any], number: pd.Series[Any], clean: float) -> dict[str, Any]:
+def _printed(
+    cell: pd.Series[Any], number: pd.Series[Any], clean: pd.Series[float]
+) -> dict[str, Any]:
     """The columns of `compare` that show a print: `PRINTED`.
 
     Args:
         cell: a row of `measured`.
         number: the row of `printed.csv` that the cell stands for.
-        clean: our accuracy on clean images that the cell is measured against, percent.
+        clean: our accuracies on clean images that the cell is measured against, of
+            `_our_reference`.
     """
     line = {
         "value": float(number["value"]),
@@ -268,13 +281,17 @@ def _printed(cell: pd.Series[Any], number: pd.Series[Any], clean: float) -> dict
         "model": number["model"],
         "published_setting": number["setting"],
     }
-    return line | ({"points": cell["mean"] - clean} if number["unit"] == "points" else {})
+    if number["unit"] != "points":
+        return line
+    pairs = pd.Series(cell["values"], cell["seeds"]) - clean.reindex(cell["seeds"])
+    return line | {"points": cell["mean"] - clean.mean(), "points_std": pairs.std(skipna=False)}
 
 
 def _beside(cell: pd.Series[Any], number: pd.Series[Any], clean: float, chance: float) -> Verdict:
     """A cell beside the number that it stands for, undecided; arguments as of `_printed`.
 
     Args:
+        clean: the mean of those accuracies.
         chance: what guessing reaches, percent; 0 under an attack.
     """
     reference, printed = reference_of(number), number_of(number)
@@ -300,8 +317,8 @@ def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: the columns that make a cell.
 
     Returns:
-        a frame with `by` as index and the columns mean, std (NaN for one run), n, values, and
-        keys, of the runs; empty where `frame` names no keys.
+        a frame with `by` as index and the columns mean, std (NaN for one run), n; values, seeds
+        and keys of the runs, in the order of the seeds; no keys where `frame` names none.
 
     Raises:
         ValueError: a cell has two results for one seed: of other data or networks.
@@ -316,7 +333,8 @@ def measured(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     ordered = frame.sort_values("seed", kind="stable")
     grouped = ordered.groupby([*by], sort=False)
     found = grouped["accuracy"].agg(mean="mean", std="std", n="count", values=list)
-    return found.assign(keys=grouped["key"].agg(list) if "key" in frame else [[] for _ in found.n])
+    keys = grouped["key"].agg(list) if "key" in frame else [[] for _ in found.n]
+    return found.assign(seeds=grouped["seed"].agg(list), keys=keys)
 
 
 def means(frame: pd.DataFrame) -> dict[tuple[str, str, str], float]:
@@ -332,7 +350,7 @@ def said(
     frame: pd.DataFrame, by: Sequence[str] = ("defender", "export", "exploiter")
 ) -> dict[Any, str]:
     """For sentences: each cell's mean with its 95 % interval over the seeds, e.g. "62.6 % (n = 5,
-    95 % interval 57 to 68)"; below three runs "62.6 % (n = 2)".
+    95 % interval 57 to 68)"; below three runs "62.6 % (n = 2)"; "10.0 % (n = 5, every run)".
 
     Args:
         frame: of `Lab.table`.
@@ -341,7 +359,9 @@ def said(
     texts: dict[Any, str] = {}
     for key, cell in measured(frame, by).iterrows():
         surely = f"n = {cell['n']}"
-        if cell["n"] >= ENOUGH:
+        if cell["n"] > 1 and len({f"{run:.1f}" for run in cell["values"]}) == 1:
+            surely += ", every run"
+        elif cell["n"] >= ENOUGH:
             half = half_width((cell["std"] / cell["n"] ** 0.5, cell["n"] - 1))
             low, high = max(0.0, cell["mean"] - half), min(100.0, cell["mean"] + half)
             digits = 1 if half < 1 else 0
@@ -369,8 +389,9 @@ def comparison_table(
     Returns:
         columns ("", name) for `rows` and, for each of `columns`, (its name, "measured") as
         "mean ± std (n)" with the sample std ("mean (1)" for one run), or the difference from clean
-        where the paper prints one; (name, "published"); (name, "verdict"); and (name, "interval"),
-        of the difference of the shares left, with the margin and what else would decide.
+        where the paper prints one; (name, "shown"), the same with one digit; (name, "published");
+        (name, "verdict"); and (name, "interval"), of the difference of the shares left, with the
+        margin and what else would decide, or why there is no verdict.
 
     Raises:
         ValueError: see `compare`.
@@ -385,7 +406,7 @@ def comparison_table(
         blank = {
             (other, name): ABSENT
             for other in heads.unique()
-            for name in ("measured", "published", "verdict", "interval")
+            for name in ("measured", "shown", "published", "verdict", "interval")
         }
         names = dict(zip([("", name) for name in rows], key, strict=True))
         lines.setdefault(key, names | blank).update(
@@ -403,18 +424,33 @@ def _head(names: Sequence[str]) -> str:
 
 def _texts(cell: pd.Series[Any]) -> dict[str, str]:
     """The texts of a cell of `compare`, by kind."""
-    spread = "" if cell["n"] == 1 else f" ± {cell['std']:.2f}"
     in_points = cell["unit"] == "points"
-    value = f"{cell['points']:+.2f}" if in_points else f"{cell['mean']:.2f}"
-    texts = {"measured": f"{value}{spread} ({cell['n']})"}
+    sign, mean, std = ("+", "points", "points_std") if in_points else ("", "mean", "std")
+    texts = {
+        kind: number_text(*cell[[mean, std, "n"]], sign=sign, digits=digits)
+        for kind, digits in (("measured", 2), ("shown", 1))
+    }
     if not pd.isna(cell["value"]):
-        std = "" if pd.isna(cell["printed_std"]) else f" ± {cell['printed_std']:.2f}"
-        n = "" if pd.isna(cell["printed_n"]) else f" ({cell['printed_n']:.0f})"
-        printed = f"{cell['value']:+.2f}" if in_points else f"{cell['value']:.2f}"
-        texts |= {"published": f"{printed}{std}{n}", "verdict": cell["label"]}
+        printed = number_text(*cell[["value", "printed_std", "printed_n"]], sign=sign, digits=2)
+        texts |= {"published": printed, "verdict": cell["label"]}
+        if not cell["label"]:
+            why = VARIANT if cell.get("variant", False) else "fewer than three runs"
+            texts["interval"] = f"{why}: no verdict"
     if not pd.isna(cell["low"]):
         texts["interval"] = reason(cell)
     return texts
+
+
+def number_text(value: float, std: float, n: float, *, sign: str, digits: int) -> str:
+    """A number as text, "86.00 ± 0.50 (5)", without what is missing (NaN); a dash for no number.
+
+    Args:
+        sign: "+" for a difference, else "".
+    """
+    if pd.isna(value):
+        return ABSENT
+    spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
+    return f"{value:{sign}z.{digits}f}{spread}" + ("" if pd.isna(n) else f" ({n:.0f})")
 
 
 def reason(cell: pd.Series[Any]) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from ulelib.book.printed import row_of
-from ulelib.book.verdict import ENOUGH, LEVEL, half_width, span, welch
+from ulelib.book.verdict import ENOUGH, LEVEL, extent, half_width, span, welch
 from ulelib.perturbation import EXPORTS
 
 COLUMNS = ("standard", "gray")
@@ -33,7 +33,7 @@ def of_exports(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         one row a switch, and one for both together; columns standard, gray, and gray less standard
-        (what the filter recovers); each as of `interval`.
+        (what the filter recovers), each as of `interval`, and n.
 
     Raises:
         ValueError: an export is missing.
@@ -45,7 +45,7 @@ def answer(frame: pd.DataFrame) -> str:
     """How much of what the gray filter recovers comes from dropping negative noise, in a sentence.
 
     The share is taken seed by seed: the effect of the sign, see `of_exports`, of what the filter
-    recovers on images that are published as released.
+    recovers on images that are published as released. Seeds that lack an export do not count.
 
     Args:
         frame: as of `of_exports`.
@@ -53,14 +53,14 @@ def answer(frame: pd.DataFrame) -> str:
     Raises:
         ValueError: an export is missing.
     """
-    dropping = _switches(frame)["gray less standard"]["dropping negative noise"]
+    dropping = _switches(frame)["gray less standard"]["dropping negative noise"].dropna()
     released = _by_seed(frame[frame["export"] == "as_released"], ["exploiter"])
-    recovered = released["gray"] - released["standard"]
-    shares = (100 * dropping / recovered).dropna()
+    recovered = (released["gray"] - released["standard"])[dropping.index]
     return (
         f"Of the {recovered.mean():.1f} points that the gray filter recovers on images published "
-        f"as released, dropping negative noise is worth {interval(dropping.dropna().tolist())}: "
-        f"in per cent, seed by seed, {interval(shares.tolist())}; n = {len(shares)}."
+        f"as released, dropping negative noise is worth {interval(dropping.tolist())}: "
+        f"in per cent, seed by seed, {interval((100 * dropping / recovered).tolist())}; "
+        f"n = {len(dropping)}."
     )
 
 
@@ -90,7 +90,7 @@ def of_variants(frame: pd.DataFrame, defender: str) -> pd.DataFrame:
         frame: of `Lab.table`, one export.
 
     Returns:
-        one row a variant; columns standard and gray, each as of `interval`.
+        one row a variant; columns standard and gray, each as of `interval`, and n.
     """
     runs = _by_seed(frame, ["exploiter", "defender"])
     variants = [
@@ -127,7 +127,7 @@ def of_precision(frame: pd.DataFrame) -> pd.DataFrame:
         text, freedom = "", len(single) + len(half) - 2
         if len(single) and len(half):
             mean = float(single.mean() - half.mean())
-            text = f"{mean:+.1f}"
+            text = f"{mean:+z.1f}"
             if freedom:
                 squares = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in (single, half))
                 error = math.sqrt(squares / freedom * (1 / len(single) + 1 / len(half)))
@@ -156,6 +156,9 @@ def change(frame: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str
     """For sentences: how much more accuracy one cell has than another, e.g. "-19.6 points (n = 5,
     95 % interval -25.1 to -14.1)"; below three common seeds without an interval.
 
+    The interval is that of this difference alone. A table of differences has simultaneous ones
+    (`intervals`), so the same difference has a wider interval there.
+
     Args:
         frame: of `Lab.table`.
         left, right: the columns that select each cell; it must have one row a seed.
@@ -176,7 +179,7 @@ def change(frame: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str
     if len(found) >= ENOUGH:
         mean, half = found.mean(), half_width((found.std() / len(found) ** 0.5, len(found) - 1))
         surely += f", 95 % interval {span(mean - half, mean + half, digits=1)}"
-    return f"{found.mean():+.1f} points ({surely})"
+    return f"{found.mean():+z.1f} points ({surely})"
 
 
 def intervals(changes: Mapping[str, Mapping[str, pd.Series[float]]]) -> pd.DataFrame:
@@ -187,6 +190,9 @@ def intervals(changes: Mapping[str, Mapping[str, pd.Series[float]]]) -> pd.DataF
 
     Args:
         changes: by column and row, the differences by seed, points.
+
+    Returns:
+        the same columns and rows; and n, how many seeds are behind the differences of a row.
 
     Raises:
         ValueError: a place has no value.
@@ -206,7 +212,10 @@ def intervals(changes: Mapping[str, Mapping[str, pd.Series[float]]]) -> pd.DataF
     texts: dict[str, dict[str, str]] = {}
     for (row, column), values in runs.items():
         texts.setdefault(column, {})[row] = interval(values, levels.get((row, column), LEVEL))
-    return pd.DataFrame(texts)
+    counts: dict[str, list[int]] = {}
+    for (row, _), values in runs.items():
+        counts.setdefault(row, []).append(len(values))
+    return pd.DataFrame(texts).assign(n=pd.Series(counts).map(extent))
 
 
 def _p(differences: Sequence[float]) -> float:
@@ -233,13 +242,13 @@ def interval(differences: Sequence[float], level: float = LEVEL) -> str:
     values = pd.Series(differences, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n < ENOUGH:
-        return f"{mean:+.1f} ({n} run{'s' * (n > 1)})"
+        return f"{mean:+z.1f} ({n} run{'s' * (n > 1)})"
     half = half_width((float(values.std()) / math.sqrt(n), n - 1), level=level)
     return _within(mean, half)
 
 
 def _within(mean: float, half: float) -> str:
-    return f"{mean:+.1f} ({span(mean - half, mean + half, digits=1)})"
+    return f"{mean:+z.1f} ({span(mean - half, mean + half, digits=1)})"
 
 
 def _by_seed(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -35,8 +35,7 @@ INK = "0.15"
 _LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<"]
 _PLACES = {"clean": 0, "ULEO": 1, "ULEO-Augs": 2, "ULEO-Grays": 3, "ULEO-GrayAugs": 4}
-_COLOURS = [INK, PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5]]
-_COLOURS += [PALETTE[8], PALETTE[9]]
+_COLOURS = [PALETTE[place] for place in (0, 1, 2, 3, 4, 5, 8, 9, 6, 7)]
 _EXPORT_STYLE = {"exact": (PALETTE[0], ""), "as_released": (PALETTE[1], "////")}
 MOST_TICKS = 8  # up to so many values have a tick each; the labels of more would overlap
 
@@ -178,6 +177,8 @@ def accuracy_bars(
         printed = load().query("table == '2'")
     names = _in_order(frame["defender"], printed["defender"])
     panels = _in_order(frame["exploiter"], printed["exploiter"])
+    printed = printed[printed["defender"].isin(map(row_of, names))]
+    printed = printed[printed["exploiter"].isin(panels)]
     exports = [export for export in _EXPORT_STYLE if (frame["export"] == export).any()]
     figure, axes = plt.subplots(
         1,
@@ -212,7 +213,7 @@ def accuracy_bars(
               edgecolor="white", label=f"measured, {export}".replace("_", " "))
         for export in exports
     ]  # fmt: skip
-    _bar_legend(figure, handles, several=frame["seed"].nunique() > 1)
+    _bar_legend(figure, handles, frame["seed"].nunique() > 1, printed)
     if title:
         figure.suptitle(title, fontsize=10)
     return closed(figure)
@@ -225,6 +226,8 @@ def factor_dots(
     title: str | None = None,
 ) -> Figure:
     """One factor at a time: a row for each variant, a panel for each exploiter, every run a dot.
+
+    The axes span the runs and the value to explain; chance is drawn where it is near.
 
     Args:
         frame: of `Lab.table`, one export alone; the rows stand in its order.
@@ -240,42 +243,67 @@ def factor_dots(
         raise ValueError("no runs to draw")
     names = list(frame[label].unique())
     panels = list(frame["exploiter"].unique())
+    if printed is None:
+        printed = load()[:0]
+    printed = printed[printed["exploiter"].isin(panels)]
     figure, axes = plt.subplots(
         1,
         len(panels),
         figsize=(3.6 * len(panels) + 1.4, 0.34 * len(names) + 1.5),
+        sharex=True,
         sharey=True,
         squeeze=False,
         layout=ConstrainedLayoutEngine(wspace=0.06),
     )
+    limits = _around(frame, printed)
+    marks: dict[str, Any] = {}
     for axis, exploiter in zip(axes[0], panels, strict=True):
         here = frame[frame["exploiter"] == exploiter]
         for place, name in enumerate(names):
-            values = here.loc[here[label] == name, "accuracy"]
-            axis.plot(values, [place] * len(values), "o", color="0.45", markersize=3, zorder=3)
-            axis.plot(values.mean(), place, "D", color=PALETTE[0], markersize=6, zorder=4)
-        if printed is not None:
-            for row in printed[printed["exploiter"] == exploiter].itertuples():
-                axis.axvline(row.value, color=PALETTE[1], linewidth=1.4)
-                if not pd.isna(row.std):
-                    low, high = row.value - row.std, row.value + row.std
-                    axis.axvspan(low, high, color=PALETTE[1], alpha=0.15, linewidth=0)
-        axis.axvline(frame["chance"].iloc[0], color="0.4", linestyle="--", linewidth=1)
-        axis.set(title=exploiter, xlim=(0, 100), xlabel="clean test accuracy (%)")
+            marks |= _dots(axis, place, here.loc[here[label] == name, "accuracy"])
+        for row in printed[printed["exploiter"] == exploiter].itertuples():
+            marks[_published(printed)] = axis.axvline(row.value, color=PALETTE[1], linewidth=1.4)
+            if not pd.isna(row.std):
+                low, high = row.value - row.std, row.value + row.std
+                axis.axvspan(low, high, color=PALETTE[1], alpha=0.15, linewidth=0)
+        if (chance := frame["chance"].iloc[0]) >= limits[0]:
+            marks["chance"] = axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
+        axis.set(title=exploiter, xlim=limits, xlabel="clean test accuracy (%)")
         axis.tick_params(axis="y", length=0)
-    axes[0, 0].set(yticks=range(len(names)), yticklabels=names)
-    axes[0, 0].invert_yaxis()
-    marks: list[Any] = [
-        Line2D([], [], marker="D", color=PALETTE[0], linestyle="", label="mean"),
-        Line2D([], [], marker="o", color="0.45", linestyle="", markersize=3, label="one run"),
-        Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="chance"),
-    ]
-    if printed is not None:
-        marks.insert(2, Line2D([], [], color=PALETTE[1], label="published ± std"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
+    axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    figure.legend(
+        [*marks.values()], [*marks], loc="outside lower center", ncols=len(marks), fontsize=8
+    )
     if title:
         figure.suptitle(title, fontsize=10)
     return closed(figure)
+
+
+def _dots(axis: Axes, place: int, values: pd.Series[float]) -> dict[str, Any]:
+    """The runs of a row, and their mean where they are several; what a legend shows, by label."""
+    marks: dict[str, Any] = {}
+    if len(values) > 1:
+        (marks["mean"],) = axis.plot(
+            values.mean(), place, "D", color=PALETTE[0], markersize=6.5, zorder=3, clip_on=False
+        )
+    if len(values):
+        (marks["one run"],) = axis.plot(
+            *(values, [place] * len(values), "o"), color=INK, markersize=3, zorder=4, clip_on=False
+        )
+    return marks
+
+
+def _around(frame: pd.DataFrame, printed: pd.DataFrame) -> tuple[float, float]:
+    """Limits of an axis that shows the accuracies of `frame` and printed ones with their spread;
+    and chance, where it at most doubles what the axis spans."""
+    spread = printed["std"].fillna(0)
+    drawn = [*frame["accuracy"], *(printed["value"] - spread), *(printed["value"] + spread)]
+    low, high = min(drawn), max(drawn)
+    chance = frame["chance"].iloc[0]
+    if low - chance <= high - low:
+        low = min(low, chance)
+    margin = max(2.0, 0.05 * (high - low))
+    return max(0.0, low - margin), min(100.0, high + margin)
 
 
 def _in_order(names: pd.Series[str], printed: pd.Series[str]) -> list[str]:
@@ -284,13 +312,20 @@ def _in_order(names: pd.Series[str], printed: pd.Series[str]) -> list[str]:
     return [*known, *(name for name in names.unique() if name not in known)]
 
 
-def _bar_legend(figure: Figure, handles: list[Any], several: bool) -> None:
+def _published(printed: pd.DataFrame) -> str:
+    """What a legend calls printed numbers: with their spread where one is drawn."""
+    return "published ± std" if printed["std"].notna().any() else "published"
+
+
+def _bar_legend(figure: Figure, handles: list[Any], several: bool, printed: pd.DataFrame) -> None:
     hollow: dict[str, Any] = {"marker": "D", "markerfacecolor": "white", "markersize": 5}
     if several:
         handles.append(
             Line2D([], [], marker="o", linestyle="", color=INK, markersize=3, label="one run")
         )
-    handles.append(Line2D([], [], color=INK, linewidth=1, label="published ± std", **hollow))
+    if len(printed):
+        label = _published(printed)
+        handles.append(Line2D([], [], color=INK, linewidth=1, label=label, **hollow))
     handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=1, label="chance"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
 
@@ -385,11 +420,19 @@ def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
         place = _PLACES.get(label, others)
         others += label not in _PLACES
         styles[label] = {
-            "color": _COLOURS[place % len(_COLOURS)],
+            "color": _colour(place),
             "linestyle": _LINES[place % len(_LINES)],
             "marker": _MARKERS[place % len(_MARKERS)],
         }
     return styles
+
+
+def _colour(place: int) -> Any:
+    """Near black for clean images, then the palette, and darker each time that it is used up."""
+    if place == 0:
+        return INK
+    turn, hue = divmod(place - 1, len(_COLOURS))
+    return tuple(0.55**turn * part for part in _COLOURS[hue])
 
 
 def _marked(points: int) -> list[int]:

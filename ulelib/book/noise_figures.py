@@ -121,6 +121,8 @@ def energy_bars(
             add up to 1, and "tiles" and "constant", each in [0, 1].
         pixels: H W of the images; independent noise, the reference bar, is constant by 1 / pixels.
         title: above both panels.
+
+    The numbers at the right are what the mean of a tile, and of the image, leaves.
     """
     noise = {"luminance": 1 / 3, "chroma": 2 / 3, "tiles": 1 / 16, "constant": 1 / pixels}
     bars = {**shares, "random noise": noise}
@@ -128,7 +130,7 @@ def energy_bars(
     figure, (left, right) = plt.subplots(
         1,
         2,
-        figsize=(7.2, 0.42 * len(bars) + 1.5),
+        figsize=(7.2, 0.42 * len(bars) + 1.7),
         sharey=True,
         layout=ConstrainedLayoutEngine(wspace=0.06),
     )
@@ -143,16 +145,16 @@ def energy_bars(
     right.barh(y, constant, color=INK, label="mean of the image", **(edge | {"height": 0.25}))
     for place, share, whole in zip(y, tiles, constant, strict=True):
         text = f"{share:.2f}, {whole:.2f}" if whole >= 0.005 else f"{share:.2f}, {whole:.3f}"
-        right.text(min(share, 1.0) + 0.02, place, text, va="center", fontsize=8)
+        right.text(1.03, place, text, va="center", fontsize=8)
     for axis in (left, right):
         axis.grid(False, axis="y")
         axis.axhline(len(bars) - 1.5, color="0.5", linewidth=0.8)
         axis.tick_params(axis="y", length=0)
     left.set(yticks=y, yticklabels=names, xlim=(0, 1), xlabel="share of the energy")
-    right.set(xlim=(0, 1.28), xticks=np.linspace(0, 1, 6), xlabel="share left by averaging")
+    right.set(xlim=(0, 1), xlabel="share left by averaging")
     left.invert_yaxis()
-    for axis in (left, right):
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
+    for axis in (left, right):  # one below the other: beside each other they are wider than a panel
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
     return closed(figure)

@@ -9,6 +9,7 @@ Both ways to begin a page, `open_lab` and `check_parameters`, make the magic `%%
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from ulelib.book import claims, say, scoreboard
 from ulelib.book.compare import ABSENT, comparison_table
 from ulelib.book.noise_figures import perturbation_grid
 from ulelib.book.tables import style_table
+from ulelib.book.verdict import extent
 from ulelib.csd import csd
 from ulelib.data import ImageSet
 from ulelib.jobs import inputs, records, replicates, strips
@@ -32,7 +34,11 @@ from ulelib.jobs.lab import Lab
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import separability
 from ulelib.profiles import PROFILES
-from ulelib.specs import Noise
+from ulelib.specs import Noise, Run
+
+LONGER = (  # `Profile.steps_at_least`
+    "Smaller training sets get more epochs, so that every run makes at least half as many steps."
+)
 
 
 def open_lab(profile: str = "auto", seed: int | list[int] = 0, n_seeds: int = 1) -> Lab:
@@ -99,21 +105,27 @@ def _assigned(source: str) -> set[str]:
     }
 
 
-def caption(lab: Lab) -> str:
-    """One line for every table and figure: data, scale, profile, seeds."""
-    fell_back = "; CIFAR-10 was not at hand" if lab.fell_back else ""
-    images = _images(lab.train_set.name, len(lab.train_set), len(lab.test_set))
-    return f"{images}, {_scale(lab.profile.name)}, {_seeds(lab.seeds)}{fell_back}"
-
-
-def about(lab: Lab, **own: str) -> Markdown:
-    """The page's first output: on what data, profile, seeds and machine it ran.
+def caption(lab: Lab, results: pd.DataFrame | None = None) -> str:
+    """One line for every table and figure: data, scale, profile, seeds.
 
     Args:
+        results: rows of `Lab.table`, which may have more seeds than the lab: their seeds, and how
+            many runs a cell has. None: the lab's seeds.
+    """
+    fell_back = "; CIFAR-10 was not at hand" if lab.fell_back else ""
+    images = _images(lab.train_set.name, len(lab.train_set), len(lab.test_set))
+    return f"{images}, {_scale(lab.profile.name)}, {_seeds(lab.seeds, results)}{fell_back}"
+
+
+def about(lab: Lab, results: pd.DataFrame | None = None, **own: str) -> Markdown:
+    """On what data, profile, seeds and machine the page ran.
+
+    Args:
+        results: as of `caption`.
         own: rows that this page replaces or adds, e.g. `data="2,000 pictures of imagenet10"`.
     """
     profile, where = lab.profile, machine.describe()
-    loop, recipe = profile.loop, profile.recipe
+    loop = profile.loop
     rows = {
         "profile": f"`{profile.name}`",
         "data": _images(lab.train_set.name, len(lab.train_set), len(lab.test_set)),
@@ -125,20 +137,8 @@ def about(lab: Lab, **own: str) -> Markdown:
             f"{255 * loop.inner.step:.3g}/255 in each round, {loop.outer_batches} training batches "
             f"of {loop.outer_batch_size}, stop error {loop.stop_error:g}"
         ),
-        "training": (
-            f"{recipe.epochs} epochs, batches of {recipe.batch_size}, SGD with peak rate "
-            f"{recipe.learning_rate:g} ({recipe.schedule}), label smoothing "
-            f"{recipe.label_smoothing:g}, crop and flip"
-            + (", image and mirror image at the last test" if recipe.flip_at_test else "")
-            + f"; the papers' networks with peak rate {profile.nets_rate:g}"
-            + (
-                "; on fewer images more epochs, to "
-                f"{profile.steps_at_least:.0%} of the steps at least"
-                if profile.steps_at_least
-                else ""
-            )
-        ),
-        "seeds": ", ".join(map(str, lab.seeds)),
+        "training": _training(lab),
+        "seeds": _listed(lab.seeds, results),
         "precision": f"{lab.precision}, torch {where['torch']}, Python {where['python']}",
     }
     rows |= {name.replace("_", " "): text for name, text in own.items()}
@@ -158,11 +158,26 @@ def about(lab: Lab, **own: str) -> Markdown:
     return Markdown(warning + "\n".join(["| | |", "|:--|:--|", *lines]))
 
 
-def record_caption(record: dict[str, Any]) -> str:
+def _training(lab: Lab) -> str:
+    """How the page's networks were trained, with the epochs of those that it has shown so far."""
+    profile, recipe = lab.profile, lab.profile.recipe
+    stages = [cell.stage for cell in lab.cells_shown]
+    epochs = [stage.recipe.epochs for stage in stages if isinstance(stage, Run)]
+    return (
+        f"{extent(epochs or [recipe.epochs])} epochs, batches of {recipe.batch_size}, SGD with "
+        f"peak rate {recipe.learning_rate:g} ({recipe.schedule}), label smoothing "
+        f"{recipe.label_smoothing:g}, crop and flip"
+        + ", image and mirror image at the last test" * recipe.flip_at_test
+        + f"; the papers' networks with peak rate {profile.nets_rate:g}."
+        + f" {LONGER}" * bool(profile.steps_at_least)
+    )
+
+
+def record_caption(record: dict[str, Any], results: pd.DataFrame | None = None) -> str:
     """`caption` of a record that `Lab.save` wrote."""
     (train, n_train), (_, n_test) = record["train"], record["test"]
     images = _images(train, n_train, n_test)
-    return f"{images}, {_scale(record['profile'])}, {_seeds(record['seeds'])}"
+    return f"{images}, {_scale(record['profile'])}, {_seeds(record['seeds'], results)}"
 
 
 def about_record(record: dict[str, Any]) -> Markdown:
@@ -170,9 +185,17 @@ def about_record(record: dict[str, Any]) -> Markdown:
     return Markdown(f"Measured on {record_caption(record)}. {spent_on(record['stages'].values())}")
 
 
-def spent(lab: Lab) -> Markdown:
-    """The page's last output: its profile and stages, who computed them and how long."""
-    return Markdown(f"Profile `{lab.profile.name}`. {spent_on(lab.records().values())}")
+def spent(lab: Lab, results: pd.DataFrame | None = None) -> Markdown:
+    """The page's last output: its profile and stages, who computed them and how long.
+
+    Args:
+        results: as of `caption`, to say how many of these runs other pages computed.
+    """
+    stages = lab.records()
+    told = f"Profile `{lab.profile.name}`. {spent_on(stages.values())}"
+    others = 0 if results is None else int((~results["key"].isin(stages)).sum())
+    told += f" Other pages computed {_count(others, 'more run')} shown here." * bool(others)
+    return Markdown(told)
 
 
 def spent_on(stages: Iterable[dict[str, Any]]) -> str:
@@ -211,15 +234,15 @@ def judged(lab: Lab, name: str, frame: pd.DataFrame, on: str | None = None) -> S
     Args:
         name: of the page, which may measure a part of another's cells (`claims.PART_OF`).
         frame: its results, of `Lab.table`.
-        on: what it was measured on, for the caption; `caption(lab)` if None.
+        on: what it was measured on, for the caption; `caption(lab, frame)` if None.
     """
     ledger = claims.judge(lab.profile.name, {name: frame})
     known = pd.DataFrame([*claims.load()])[["id", "sentence", "source", "page"]]
     lines = known[known["page"] == claims.PART_OF.get(name, name)].merge(ledger, on="id")
-    lines["sentence"] = list(map(claims.stated, lines["sentence"], lines["fixed"]))
     here = lines["n"] > 0
     left = f"; {(~here).sum()} predicates ask for other cells" * bool((~here).any())
-    return claims.style(lines[here], f"Claims judged by this page; {on or caption(lab)}{left}")
+    told = on or caption(lab, frame)
+    return claims.style(lines[here], f"Claims judged by this page; {told}{left}")
 
 
 def beside(
@@ -237,7 +260,7 @@ def beside(
     Args:
         frame: of `Lab.table`.
         rows, columns: see `compare.comparison_table`.
-        on: what it was measured on, for the caption; `caption(lab)` if None.
+        on: what it was measured on, for the caption; `caption(lab, frame)` if None.
         names: other words for names in the table, e.g. of networks.
     """
     recorded = scoreboard.judged(lab.profile.name, table) if lab.known else None
@@ -246,7 +269,8 @@ def beside(
     laid_out = comparison_table(frame, table, rows, columns, recorded)
     words = dict(names or {})
     laid_out = laid_out.replace(words).rename(columns=words)
-    return style_table(laid_out, caption(lab) if on is None else on)
+    told = caption(lab, frame) if on is None else on
+    return style_table(laid_out, told, _csv_name(table, lab.profile.name))
 
 
 def recorded_table(name: str, profile: str, table: str) -> Styler | Markdown:
@@ -256,7 +280,7 @@ def recorded_table(name: str, profile: str, table: str) -> Styler | Markdown:
     except FileNotFoundError:
         return Markdown(f"`{name}` has no record in the `{profile}` profile.")
     laid_out = comparison_table(frame, table, family=scoreboard.judged(profile, table))
-    return style_table(laid_out, record_caption(record))
+    return style_table(laid_out, record_caption(record, frame), _csv_name(table, profile))
 
 
 def summary(
@@ -352,8 +376,23 @@ def _scale(profile: str) -> str:
     return f"{PROFILES[profile].scale}, profile {profile}"
 
 
-def _seeds(seeds: list[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+def _seeds(seeds: list[int], results: pd.DataFrame | None = None) -> str:
+    listed = _listed(seeds, results)
+    return f"seed{'s' * (',' in listed)} {listed}"
+
+
+def _listed(seeds: list[int], results: pd.DataFrame | None) -> str:
+    """ "0, 1, 2"; with results their seeds and the runs of a cell, "0, 1, 2, 3 (n = 3 to 4)"."""
+    if results is None or results.empty:
+        return ", ".join(map(str, seeds))
+    names = [name for name in records.NAMES if name in results and name != "seed"]
+    n = extent(results.groupby(names)["seed"].nunique())
+    return f"{', '.join(map(str, sorted(results['seed'].unique())))} (n = {n})"
+
+
+def _csv_name(table: str, profile: str) -> str:
+    """The file of a published table: "table_4_cpu.csv"."""
+    return f"table_{re.sub('[^A-Za-z0-9]+', '_', table)}_{profile}.csv"
 
 
 def _count(number: int, noun: str) -> str:

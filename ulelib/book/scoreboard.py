@@ -5,13 +5,14 @@ Unlearnable Examples* that we could get, each beside the book's own.
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
 
-from ulelib.book.compare import ABSENT, COMPARED, JUDGED, compare, reason
+from ulelib.book.compare import ABSENT, COMPARED, JUDGED, compare, number_text, reason
 from ulelib.book.printed import load, same_number, table_rows
 from ulelib.book.tables import MARKS, legend, long, styled, tint
 from ulelib.defenders import CLEAN
@@ -20,7 +21,10 @@ from ulelib.jobs import records, replicates
 NAMES = ["defender", "exploiter", "model", "setting"]
 CELL = ["defender", "export", "exploiter", "net", "source", "setting"]
 SHOWN = "cpu"  # the profile whose book has every page
-OURS = ["mean", "std", "n", "points", "retained", "published_retained", *JUDGED]
+OURS = [
+    *("mean", "std", "n", "points", "points_std", "retained", "published_retained"),
+    *JUDGED,
+]
 
 
 def board(profile: str) -> pd.DataFrame:
@@ -31,8 +35,8 @@ def board(profile: str) -> pd.DataFrame:
 
     Returns:
         columns table, page, `NAMES`, value, std_published, n_published, unit, note (see
-        `printed.csv`); mean, std, n, points, retained, published_retained and the verdict (see
-        `compare`; NaN and "" where nothing is measured yet); exact, the mean with the exact export.
+        `printed.csv`); `OURS`, of `compare`, NaN and "" where nothing is measured yet; exact, the
+        mean with the exact export.
     """
     recorded = set(records.pages(profile))
     parts = []
@@ -108,10 +112,11 @@ def of_table(frame: pd.DataFrame, table: str) -> pd.DataFrame:
 
 def _of_settings(frame: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
     """The rows in the settings that stand for printed ones (`our_setting`), under setting "-"; all
-    rows where the table names none."""
-    if not prints["our_setting"].any():
-        return frame
+    rows where the table names none, or a size of pictures and the rows none: they are chosen."""
     sizes = frame["setting"].str.extract(r"^(\d+) pixels")[0].dropna().astype(int)
+    by_size = prints["our_setting"].str.contains("{largest}", regex=False).any()
+    if not prints["our_setting"].any() or (by_size and sizes.empty):
+        return frame
     clean, kept = frame["defender"] == CLEAN, pd.Series(False, frame.index)
     for of_clean, settings in prints.groupby(prints["defender"] == CLEAN)["our_setting"]:
         names = [name.format(largest=sizes.max()) for name in settings.unique()]
@@ -139,14 +144,18 @@ def style(whole: pd.DataFrame, profile: str) -> HTML:
         whole: of `board`.
         profile: of its records; page names lead to this profile's pages, else to those of `SHOWN`.
     """
-    in_points = whole["unit"] == "points"
+    signs = whole["unit"].map({"points": "+", "%": ""})
     how = whole[["exploiter", "model", "setting"]].replace({"model": {"resnet18": ""}})
-    ours = whole["mean"].where(~in_points, whole["points"])
-    numbers = zip(whole["n"], _numbers(ours, whole["std"], in_points, 1), strict=True)
+    theirs = zip(whole["value"], whole["std_published"], signs, strict=True)
+    x, std = (
+        whole[name].where(signs == "", whole[points])
+        for name, points in (("mean", "points"), ("std", "points_std"))
+    )
+    ours = zip(x, std, whole["n"], signs, strict=True)
     laid_out = whole[["table", "defender"]].assign(
         exploiter=how.apply(lambda names: escape(", ".join(filter(None, names))), axis=1),
-        printed=_numbers(whole["value"], whole["std_published"], in_points, 2),
-        measured=[text if pd.isna(n) else f"{text} ({n:.0f})" for n, text in numbers],
+        printed=[number_text(x, std, math.nan, sign=sign, digits=2) for x, std, sign in theirs],
+        measured=[number_text(x, std, n, sign=sign, digits=1) for x, std, n, sign in ours],
         verdict=[_verdict(row) for _, row in whole.iterrows()],
         exact=whole["exact"].map(lambda mean: ABSENT if pd.isna(mean) else f"{mean:.1f}"),
         page=whole["page"].map({pages: linked(pages, profile) for pages in set(whole["page"])}),
@@ -188,15 +197,3 @@ def linked(pages: str, profile: str) -> str:
         f'<a href="../{folders[page]}/{page}.html">{page}</a>' if page in folders else page
         for page in pages.split(", ")
     )
-
-
-def _numbers(
-    values: pd.Series[float], stds: pd.Series[float], signed: pd.Series[bool], digits: int
-) -> list[str]:
-    """Numbers as text, "86.00 ± 0.50"; a dash where there is none."""
-    texts = []
-    for value, std, sign in zip(values, stds, signed, strict=True):
-        spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
-        text = f"{value:{'+' if sign else ''}.{digits}f}{spread}"
-        texts.append(ABSENT if pd.isna(value) else text)
-    return texts

@@ -55,7 +55,6 @@ MARKS = {
 }
 BESIDE = 3  # exploiters up to which a published number stands beside the measured one
 LONG_NAME = 18  # characters from which on a name may take two lines
-TWO_DIGITS = re.compile(r"(?<![\d.])\d+\.\d\d(?!\d)")
 
 
 def style_table(
@@ -69,9 +68,9 @@ def style_table(
 
     Args:
         frame: of `comparison_table`, with columns ("", name) and (head, kind), where kind is
-            measured, published, verdict or interval.
+            measured, shown (the same with one digit), published, verdict or interval.
         caption: HTML, printed above the table; a legend and a link to the CSV file follow.
-        csv_name: of the file behind that link, which has every text of `frame`.
+        csv_name: of the file behind that link, which has every text of `frame` but those shown.
 
     Returns:
         a pandas `Styler`; a notebook displays it as a table, narrow enough for a page.
@@ -86,7 +85,7 @@ def style_table(
         plain = frame[("", name)].astype(str)
         shown[name] = (plain.str.replace("_", " ") if name == "export" else plain).map(escape)
     for head in heads:
-        kinds = ["measured", "published", "verdict", "interval"]
+        kinds = ["measured", "shown", "published", "verdict", "interval"]
         texts = frame[[(head, kind) for kind in kinds]].replace(ABSENT, "")
         below = len(heads) > BESIDE
         shown[head] = [_cell(*cell, below=below) for cell in texts.itertuples(index=False)]
@@ -107,16 +106,17 @@ def style_table(
     return styler.apply(lambda _: verdicts.map(tint), axis=None)
 
 
-def _cell(measured: str, published: str, verdict: str, interval: str, *, below: bool) -> str:
+def _cell(
+    measured: str, shown: str, published: str, verdict: str, interval: str, *, below: bool
+) -> str:
     """A cell of `style_table` as HTML; the arguments are texts of `comparison_table`, or ""."""
-    number = TWO_DIGITS.sub(lambda found: f"{float(found.group()):.1f}", measured)
     if not published:
-        return escape(number) or ABSENT
-    reason = [f"measured {measured}, published {published}", verdict or "fewer than three runs"]
-    title = escape("; ".join(filter(None, [*reason, interval])))
+        return escape(shown) or ABSENT
+    told = [f"measured {measured}, published {published}", verdict, interval]
+    title = escape("; ".join(filter(None, told)))
     printed = f'<small class="printed">{escape(published.split(" ")[0])}</small>'
     return (
-        f'<span title="{title}">{mark(verdict)}{escape(number)}{"<br>" if below else " "}'
+        f'<span title="{title}">{mark(verdict)}{escape(shown)}{"<br>" if below else " "}'
         f"{printed}</span>"
     )
 
@@ -146,8 +146,14 @@ def _legend(verdicts: pd.DataFrame) -> str:
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` with one level of columns, "gray, measured", for a file."""
-    return frame.set_axis([", ".join(filter(None, name)) for name in frame.columns], axis=1)
+    """`frame` with one level of columns, "gray, measured", for a file; without the short texts."""
+    return pd.DataFrame(
+        {
+            ", ".join(filter(None, [head, kind])): texts
+            for (head, kind), texts in frame.items()
+            if kind != "shown"
+        }
+    )
 
 
 def long(

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -272,6 +272,16 @@ def half_width(*means: tuple[float, int], level: float = LEVEL) -> float:
     return _half(*welch(*means), level)
 
 
-def span(low: float, high: float, digits: int = 2) -> str:
-    """An interval as text, "-0.10 to +0.05"; "" where there is none (NaN)."""
-    return "" if pd.isna(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
+def span(low: float, high: float, digits: int = 2, sign: str = "+") -> str:
+    """An interval as text, "-0.10 to +0.05"; "" where there is none (NaN).
+
+    Args:
+        sign: "" for an interval of accuracies: plus signs are for differences.
+    """
+    return "" if pd.isna(low) else f"{low:{sign}z.{digits}f} to {high:{sign}z.{digits}f}"
+
+
+def extent(numbers: Iterable[int]) -> str:
+    """The least and the greatest of some numbers as text: "3 to 5"; "5" where they are equal."""
+    every = sorted(numbers)
+    return f"{every[0]}" if every[0] == every[-1] else f"{every[0]} to {every[-1]}"
