@@ -181,7 +181,7 @@ def test_pages_that_show_the_records_are_made_after_those_that_write_them() -> N
     assert chosen("smoke") == drawn
 
 
-def test_a_new_page_is_listed_once_under_its_profile(
+def test_a_new_page_is_listed_once_beside_that_of_another_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "TOC", tmp_path / "_toc.yml")
@@ -189,15 +189,20 @@ def test_a_new_page_is_listed_once_under_its_profile(
     before = pages.TOC.read_text()
     pages.list_page("cpu/05_grayaug")
     assert pages.TOC.read_text() == before
-    for page in ("paper/05_grayaug", "paper/02_uleo", "cpu/99_new", "paper/02_uleo"):
+    for page in ("paper/05_grayaug", "paper/02_uleo", "cpu/99_new", "paper/02_uleo", "cpu/98_new"):
         pages.list_page(page)
     assert pages.TOC.read_text().split("\n")[0] == before.split("\n")[0]
     parts = yaml.safe_load(pages.TOC.read_text())["parts"]
     files = {part["caption"]: [page["file"] for page in part["chapters"]] for part in parts}
-    assert [*files][1:] == ["The experiments", "The experiments, profile paper", "For reference"]
-    paper = files["The experiments, profile paper"]
-    assert set(paper) >= {"paper/02_uleo", "paper/05_grayaug"} and paper == sorted(paper)
-    assert files["The experiments"][-1] == "cpu/99_new"
+    assert [*files][-2:] == [pages.NEW, "For reference"]
+    assert files[pages.NEW] == ["cpu/99_new", "cpu/98_new"]
+    (beside,) = [
+        part["chapters"] for part in parts if {"file": "cpu/05_grayaug"} in part["chapters"]
+    ]
+    title = "Does ULEO-GrayAugs withstand a gray filter? (profile paper)"
+    behind = beside[beside.index({"file": "cpu/05_grayaug"}) + 1]
+    assert behind == {"file": "paper/05_grayaug", "title": title}
+    assert sum(map(len, files.values())) == before.count("file:") + 4
 
 
 @pytest.fixture

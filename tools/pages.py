@@ -12,12 +12,13 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
-from sources import ROOT
+from sources import ROOT, path_of
 from ulelib.files import write_text
 
 BOOK = ROOT / "book"
 FAILED = ROOT / "_build" / "failed"
 TOC = ROOT / "_toc.yml"
+NEW = "New pages"  # the part of pages that no one has put into another yet
 SHOWN = "cpu"  # the profile whose records the pages at the book's top show
 MAX_BYTES = 1_500_000
 PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|\bit/s\b|\bs/it\b")
@@ -133,17 +134,32 @@ def relative(text: str) -> str:
 def list_page(page: str) -> None:
     """Add a page, "PROFILE/NAME", to the book's table of contents, unless it is there.
 
-    Every profile has a part of its own; `SHOWN` has the first.
+    It comes behind the page that another profile has of the same notebook, else into `NEW`.
     """
-    profile = page.split("/")[0]
-    caption = "The experiments" + ("" if profile == SHOWN else f", profile {profile}")
+    profile, name = page.split("/")
     head, text = TOC.read_text(encoding="utf-8").split("\n", 1)  # the first line is a comment
     contents = yaml.safe_load(text)
-    parts = {part["caption"]: part for part in contents["parts"]}
-    if caption not in parts:
-        parts[caption] = {"caption": caption, "chapters": []}
-        contents["parts"].insert(len(contents["parts"]) - 1, parts[caption])
-    files = {chapter["file"] for chapter in parts[caption]["chapters"]}
-    if page not in files:
-        parts[caption]["chapters"] = [{"file": file} for file in sorted(files | {page})]
-        TOC.write_text(f"{head}\n{yaml.safe_dump(contents, sort_keys=False)}", encoding="utf-8")
+    parts = contents["parts"]
+    listed = {
+        chapter["file"]: (part["chapters"], place)
+        for part in parts
+        for place, chapter in enumerate(part["chapters"], 1)
+    }
+    if page in listed:
+        return
+    same = [where for file, where in listed.items() if file.split("/")[-1] == name]
+    if same:
+        chapters, place = same[-1]
+        chapters.insert(place, {"file": page, "title": f"{_title(name)} (profile {profile})"})
+    else:
+        if NEW not in [part["caption"] for part in parts]:
+            parts.insert(len(parts) - 1, {"caption": NEW, "chapters": []})
+        chapters = next(part["chapters"] for part in parts if part["caption"] == NEW)
+        chapters.append({"file": page})
+    TOC.write_text(f"{head}\n{yaml.safe_dump(contents, sort_keys=False)}", encoding="utf-8")
+
+
+def _title(name: str) -> str:
+    """The first heading of a notebook."""
+    first: str = nbformat.read(path_of(name), as_version=4).cells[0].source
+    return first.splitlines()[0].lstrip("# ")
