@@ -18,6 +18,7 @@ from scipy import stats
 from helpers import PROJECT, quick_profile
 from ulelib.book import figures, ladder, ladder_figures
 from ulelib.book.verdict import retained
+from ulelib.jobs import records, replicates
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
 from ulelib.profiles import PROFILES
@@ -187,7 +188,7 @@ def test_the_full_size_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COLUMNS = {"luminance": "luminance's share", "tiles": "tiles' share"}
 DRAWN = {
-    "dots": lambda: ladder_figures.dots(points(), COLUMNS),
+    "dots": lambda: ladder_figures.dots(points(), COLUMNS, "what is left"),
     "predicted": lambda: ladder_figures.predicted(points(), COLUMNS, "exact gray", "what is left"),
     "rounds": lambda: ladder_figures.after_each_round(
         points().assign(round=[1, 2, 3, 1, 2, 1], noise=points()["size"]), COLUMNS, "size"
@@ -213,7 +214,7 @@ def test_figure_is_closed_has_its_caption_and_can_be_written(
 
 
 def test_every_run_is_a_dot_in_its_row() -> None:
-    left, _ = ladder_figures.dots(points(), COLUMNS).axes
+    left, _ = ladder_figures.dots(points(), COLUMNS, "what is left").axes
     assert [one.get_text() for one in left.get_yticklabels()] == ["small", "large", "none"]
     runs = [line for line in left.lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in runs] == [3, 2, 1]
@@ -242,6 +243,21 @@ def test_other_pages_sizes_stand_around_the_ladders(monkeypatch: pytest.MonkeyPa
 
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="no runs"):
-        ladder_figures.dots(points()[:0], COLUMNS)
+        ladder_figures.dots(points()[:0], COLUMNS, "")
     with pytest.raises(ValueError, match="1 rows of pictures, 0 heads"):
         ladder_figures.strips({"small": [np.zeros((32, 96, 3), np.uint8)]}, [])
+
+
+def test_one_seed_on_two_processors_is_two_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(PROJECT / "results"))
+    small, _ = records.read("05_grayaug", "cpu")
+    html = ladder.two_processors(small[:0], "cpu").to_html()
+    assert "seed 0" in html and "as released" in html and "small convnet" in html
+    runs = replicates.replaced(small, "cpu").query("defender == 'ULEO' and exploiter == 'gray'")
+    assert len(runs) >= 12 and runs["device"].nunique() == 2
+    for accuracy in runs["accuracy"]:
+        assert f">{accuracy:.1f}<" in html
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    assert "two kinds" in ladder.two_processors(small, "cpu").data

@@ -14,7 +14,7 @@ import pytest
 
 from helpers import PROJECT
 from ulelib.book import claims, scoreboard
-from ulelib.jobs import records
+from ulelib.jobs import records, replicates
 from ulelib.settings import key_of
 
 PROFILE, PAGE = "paper", "05d_full_size"
@@ -134,3 +134,25 @@ def test_impossible_numbers_are_damage(place: tuple[str, ...], value: Any, resul
 def test_the_committed_boards_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULELIB_RESULTS", str(PROJECT / "results"))
     assert len(scoreboard.board(PROFILE)) > 100
+
+
+def test_a_result_that_another_one_replaces_stays_as_a_further_run(results: Path) -> None:
+    frame, record = records.read(PAGE, PROFILE)
+    stages = copy.deepcopy(record["stages"])
+    key = frame["key"].iloc[-1]
+    first, second = stages[key]["result"]["accuracy"], 12.5
+    page = {name: value for name, value in record.items() if name != "stages"}
+    for accuracy in (first, second, second, 13.5):
+        stages[key]["result"]["accuracy"] = accuracy
+        stages[key]["made"]["machine"]["device"] = f"processor {accuracy}"
+        records.save(page, copy.deepcopy(stages))
+    again, _ = records.read(PAGE, PROFILE)
+    found = replicates.replaced(again, PROFILE)
+    assert found["key"].unique().tolist() == [key]
+    assert found["accuracy"].tolist() == [13.5, first, second]
+    assert found["replaced"].tolist() == [False, True, True]
+    assert found["device"].tolist()[::2] == ["processor 13.5", "processor 12.5"]
+    assert replicates.replaced(again[again["key"] != key], PROFILE).empty
+    (results / records.REPLACED).write_text('{"a": [{"result": {"accuracy": 1e308}}]}')
+    with pytest.raises(ValueError, match=records.REPLACED):
+        replicates.replaced(again, PROFILE)

@@ -19,7 +19,7 @@ from ulelib.book.robustness import LADDER, PLACES, runs
 from ulelib.book.tables import styled
 from ulelib.book.verdict import ENOUGH, half_width, retained
 from ulelib.defenders import CLEAN
-from ulelib.jobs import records, strips
+from ulelib.jobs import records, replicates, strips
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
 from ulelib.specs import Noise, Run
@@ -249,7 +249,8 @@ def full_size() -> dict[str, float]:
     }
 
 
-LEFT = {"exact gray": "retained under gray, exact", "as_released gray": "the same, as released"}
+LEFT = {"exact gray": "both signs", "as_released gray": "as released"}
+LABEL = "retained under the gray filter"
 
 
 def headline() -> Figure | Markdown:
@@ -258,7 +259,31 @@ def headline() -> Figure | Markdown:
     every = runs(PLACES)
     if every.empty:
         return Markdown("No size has a record here.")
-    return dots(every.dropna(subset=[*LEFT], how="all"), LEFT)
+    return dots(every.dropna(subset=[*LEFT], how="all"), LEFT, LABEL)
+
+
+def two_processors(frame: pd.DataFrame, profile: str) -> Styler | Markdown:
+    """The gray exploiter's accuracy on ULEO where two kinds of processor computed one seed, on the
+    page and on page 05: by network, export, processor and seed; a sentence where there is none.
+
+    Args:
+        frame: of `Lab.table`; a row's setting is its size.
+    """
+    every = frame
+    if "05_grayaug" in records.pages(profile):
+        small, _ = records.read("05_grayaug", profile)
+        every = pd.concat([small.assign(setting="small convnet"), frame])
+    found = replicates.replaced(every, profile)
+    found = found[(found["defender"] == "ULEO") & (found["exploiter"] == "gray")]
+    if found.empty:
+        return Markdown("No run here was made on two kinds of processor.")
+    rows = ["setting", "export", "device"]
+    laid_out = found.pivot_table(index=rows, columns="seed", values="accuracy", sort=False)
+    laid_out = laid_out.rename_axis(["network", "export", "processor"]).reset_index()
+    laid_out["export"] = laid_out["export"].replace("as_released", "as released")
+    laid_out.columns = [f"seed {name}" if isinstance(name, int) else name for name in laid_out]
+    told = "Test accuracy under the gray filter, %; noise and exploiter of one seed"
+    return styled(laid_out, told, 0.85, {"td, th": "text-align: left;"}).format(precision=1)
 
 
 def beside_full_size(points: pd.DataFrame, caption: str) -> Styler | Markdown:

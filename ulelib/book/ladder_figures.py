@@ -20,13 +20,16 @@ from ulelib.book.figures import INK, PALETTE, closed
 MARKS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p"]
 
 
-def dots(points: pd.DataFrame, columns: Mapping[str, str], row: str = "size") -> Figure:
+def dots(
+    points: pd.DataFrame, columns: Mapping[str, str], xlabel: str, row: str = "size"
+) -> Figure:
     """A row for each size, a panel for each number: every run a dot, their mean a diamond.
 
     Args:
         points: one row a run; a number that was not measured is NaN. The rows of the figure stand
             in its order.
         columns: the heading of each panel, by the column of `points`; all numbers are shares.
+        xlabel: what the numbers are, below the panels.
         row: the column that gives the rows.
 
     Raises:
@@ -48,13 +51,15 @@ def dots(points: pd.DataFrame, columns: Mapping[str, str], row: str = "size") ->
             axis.plot(values, [place] * len(values), "o", color="0.45", markersize=3.5, zorder=3)
             if len(values) > 1:
                 axis.plot(values.mean(), place, "D", color=PALETTE[0], markersize=5.5, zorder=4)
-        axis.set(xlim=(-0.03, 1.06), xlabel=heading)
+        axis.set(xlim=(-0.03, 1.06))
+        axis.set_title(heading, fontsize=9)
         axis.grid(True, axis="y")
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    figure.supxlabel(xlabel, fontsize=9)
     marks = [
         Line2D([], [], marker="D", color=PALETTE[0], linestyle="", label="mean"),
-        Line2D([], [], marker="o", color="0.45", linestyle="", markersize=3.5, label="one seed"),
+        Line2D([], [], marker="o", color="0.45", linestyle="", markersize=3.5, label="one run"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
     return closed(figure)

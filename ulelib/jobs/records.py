@@ -4,9 +4,14 @@
     results/cpu/stages/0.json      every stage whose key begins with 0, once: spec, numbers
     ...
     results/cpu/stages/f.json
+    results/cpu/replaced.json      earlier results of trainings that were computed again
 
 A stage stands in the file of its key's first digit: however many seeds a book has, its files stay
 small, and a change of one stage is a change of one line.
+
+Two kinds of processor round differently, so noise of one seed differs between them, and with it
+what is learned from it. A page keeps to one of them. The other is a further run of the same
+settings, and stays among the replaced ones (`replicates.replaced`).
 
 `make reproduce` writes them to `results`, everything else to `_build/results`.
 """
@@ -33,9 +38,12 @@ from ulelib.exploiters import Exploiter
 from ulelib.files import write_text
 from ulelib.jobs.schema import check_page, check_stage
 from ulelib.learners import Supervised
+from ulelib.linearized import Linearized
+from ulelib.patterns import Autoregressive, LinearlySeparable, Region
 from ulelib.pgd import Pgd
 from ulelib.projection import Projection
 from ulelib.recipe import Recipe
+from ulelib.shortcuts import ClassConvolution, OnePixel
 from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Run, Stage
 
 # Every kind of settings that a record's spec can hold, by the name that stands under "type".
@@ -44,10 +52,13 @@ SPECS: dict[str, type] = {
     for kind in (
         *(Noise, Run, Pretrained, Attacked, Data, Part),
         *(Bilevel, Supervised, Transferable, Contrastive, Separation, Poison, Random),
+        *(Linearized, LinearlySeparable, Autoregressive, Region, OnePixel, ClassConvolution),
         *(Pgd, Exploiter, Projection, Recipe),
     )
 }
 STAGES = "stages"  # a folder, beside the pages
+REPLACED = "replaced.json"
+KEPT = ("accuracy", "train_accuracy", "noise", "seconds")  # of a result that was replaced
 # The columns of a table that name a measurement, see `cells.Cell`.
 NAMES = ("data", "defender", "export", "source", "exploiter", "net", "seed", "setting")
 WANTED = "wanted"  # the record of what `make reproduce MINUTES=...` computed: of no page
@@ -123,7 +134,9 @@ def save(page: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Path:
     path = folder / f"{page['page']}.json"
     record = {**page, "stages": sorted(stages), **machine.made_by()}
     with FileLock(folder / f".{STAGES}.lock"):
-        every = _known_in(folder) | stages
+        before = _known_in(folder)
+        _keep_replaced(folder / REPLACED, before, stages)
+        every = before | stages
         _write_stages(folder, every)  # before the page: no page may refer to what is not there
         write_text(path, json.dumps(record, indent=1) + "\n")
         wanted = {key for one in _pages(folder).values() for key in one["stages"]}
@@ -172,6 +185,12 @@ def known(profile: str) -> dict[str, dict[str, Any]]:
     return _known_in(machine.folder("ULELIB_RESULTS", "results") / profile)
 
 
+def replaced(profile: str) -> dict[str, list[dict[str, Any]]]:
+    """The earlier results of trainings that were computed again, by key, oldest first: "result",
+    with what `KEPT` names, and "made"."""
+    return _replaced_in(machine.folder("ULELIB_RESULTS", "results") / profile / REPLACED)
+
+
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two records of a stage differ in nothing but when and how fast it was computed."""
     numbers = [{**record["result"], "seconds": None} for record in (one, other)]
@@ -203,6 +222,35 @@ def _known_in(folder: Path) -> dict[str, dict[str, Any]]:
 def _stages_in(path: Path, identity: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     """The stages in a file, read and checked once as long as it stays the same."""
     return _read(path, _check_stages)
+
+
+def _replaced_in(path: Path) -> dict[str, list[dict[str, Any]]]:
+    return _read(path, _check_replaced) if path.exists() else {}
+
+
+def _check_replaced(every: dict[str, Any]) -> None:
+    for key, runs in every.items():
+        for run in runs if isinstance(runs, list) else [None]:
+            match run:
+                case {
+                    "result": {"accuracy": float(accuracy)},
+                    "made": {"commit": str(), "machine": {"device": str()}},
+                } if 0 <= accuracy <= 100:
+                    continue
+            raise ValueError(f"{key} is no list of results")
+
+
+def _keep_replaced(path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Note the trainings among the stages `before` that have another accuracy `after`."""
+    every = _replaced_in(path)
+    for key, record in before.items():
+        result, then = record["result"], after.get(key, record)["result"]
+        if result.get("accuracy") != then.get("accuracy"):
+            kept = {name: result[name] for name in KEPT if name in result}
+            every.setdefault(key, []).append({"result": kept, "made": record["made"]})
+    if every:
+        lines = [f"{json.dumps(key)}:{json.dumps(every[key])}" for key in sorted(every)]
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _check_stages(stages: dict[str, Any]) -> None:

@@ -98,5 +98,27 @@ def extended(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame(lines)], ignore_index=True)[frame.columns]
 
 
+def replaced(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """The rows that replaced earlier results of the same settings and seed, and these.
+
+    Args:
+        frame: of `Lab.table`.
+
+    Returns:
+        the columns of `frame` that name a measurement (`records.NAMES`), accuracy in percent, key,
+        commit, device and, a bool, replaced; the earlier results behind the row that replaced them.
+    """
+    earlier = records.replaced(profile)
+    names = [name for name in records.NAMES if name in frame]
+    columns = [*names, "accuracy", "key", "commit", "device"]
+    lines = []
+    for line in frame.loc[frame["key"].isin(earlier), columns].to_dict("records"):
+        lines.append(line | {"replaced": False})
+        for one in earlier[line["key"]]:
+            made = {"commit": one["made"]["commit"], "device": one["made"]["machine"]["device"]}
+            lines.append(line | made | {"accuracy": one["result"]["accuracy"], "replaced": True})
+    return pd.DataFrame(lines, columns=[*columns, "replaced"])
+
+
 def _cell(record: dict[str, Any]) -> str | None:
     return _cell_of(json.dumps({"spec": record["spec"]}, sort_keys=True))
