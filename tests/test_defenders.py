@@ -15,9 +15,13 @@ from ulelib.bilevel import Bilevel
 from ulelib.checkpoints import FileCheckpoint
 from ulelib.defenders import DEFENDERS, VICTIM_OFFSET, Poison, Random
 from ulelib.jobs.lab import Lab
+from ulelib.jobs.records import spec_of
+from ulelib.linearized import Linearized
+from ulelib.patterns import Autoregressive, LinearlySeparable, Region
 from ulelib.pgd import Pgd
 from ulelib.profiles import PAPER
 from ulelib.settings import described, op
+from ulelib.shortcuts import ClassConvolution, OnePixel
 from ulelib.specs import Data
 
 DATA = Data("shapes")
@@ -93,7 +97,10 @@ def test_error_maximising_noise_moves_away_from_the_true_label() -> None:
         assert 255 * made.inner.step == pytest.approx(0.8)  # as Huang et al.'s commands
 
 
-WITHOUT_NETWORK = {"random", "random class-wise", "CSD", "CSD (moving spreads)"}
+WITHOUT_NETWORK = {
+    *("random", "random class-wise", "CSD", "CSD (moving spreads)"),
+    *("PIL", "LSP", "AR", "OPS", "CUDA", "region-4", "region-16", "region-64"),
+}
 
 
 @pytest.mark.parametrize("defender", sorted(set(DEFENDERS) - WITHOUT_NETWORK))
@@ -101,6 +108,27 @@ def test_every_defender_is_made_with_the_network_that_is_asked_for(defender: str
     other = op("vgg11", width=0.5)
     told = described(Lab("paper").noise(defender, data=DATA, source=other))
     assert described(other) in _all(told) and described(PAPER.loop.net) not in _all(told)
+
+
+@pytest.mark.parametrize("defender", sorted(DEFENDERS))
+def test_records_can_hold_every_defender(defender: str) -> None:
+    noise = Lab("paper").noise(defender, data=DATA)
+    assert spec_of({"spec": described(noise)}) == noise
+
+
+def test_model_free_noise_has_the_fields_settings() -> None:
+    made = {
+        name: Lab("paper").noise(name, data=DATA).method
+        for name in ("PIL", "LSP", "AR", "OPS", "CUDA", "region-4", "region-16", "region-64")
+    }
+    assert made == {
+        "PIL": Linearized(Pgd(8 / 255, 8 / 255 / 10, 30, random_start=True), confusion=0.1),
+        "LSP": LinearlySeparable(rms=6 / 255, apart=10.0, block=8),
+        "AR": Autoregressive(rms=3072**-0.5),
+        "OPS": OnePixel(),
+        "CUDA": ClassConvolution(side=3, blur=0.3),
+        **{f"region-{side**2}": Region(8 / 255, side) for side in (2, 4, 8)},
+    }
 
 
 def _all(told: Any) -> list[Any]:

@@ -83,13 +83,13 @@ def test_the_worked_examples_of_extending_run(
     try:
         for block in blocks:
             exec(block, vars(module))
-        module.test_cutout_blanks_one_square()
+        module.test_band_blanks_some_rows()
     finally:
         for table in (VIEWS, EXPLOITERS, DEFENDERS):
-            for name in ("cutout", "stripes", "ULEO-Cutout"):
+            for name in ("band", "stripes", "ULEO-Band"):
                 table.pop(name, None)  # type: ignore[attr-defined]
     shown = capsys.readouterr().out
-    assert "cutout" in shown and "stripes" in shown and "projection" in shown
+    assert "band" in shown and "stripes" in shown and "projection" in shown
 
 
 def test_the_claim_of_extending_is_one() -> None:

@@ -41,7 +41,9 @@ PAGES = sorted(
     if "_build" not in path.relative_to(ROOT).parts
 )
 RECORDS = sorted(
-    path for path in (ROOT / "results").glob("*/*.json") if path.stem != records.WANTED
+    path
+    for path in (ROOT / "results").glob("*/*.json")
+    if path.stem != records.WANTED and path.name != records.REPLACED
 )
 REQUIRED = [
     "README.md",

@@ -8,7 +8,8 @@ The paper's four (section 4) are one loop with four views of the clean image:
     ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
 
 Beside them AdvPois (Fowl et al., NeurIPS 2021), an attack on a trained network; the noises of
-*Transferable Unlearnable Examples* (Ren et al., ICLR 2023); and random noise.
+*Transferable Unlearnable Examples* (Ren et al., ICLR 2023); PIL (Liu et al., ICLR 2026); and noise
+without a model: LSP, AR, OPS, CUDA (`patterns.py`, `shortcuts.py`), region and random noise.
 A new defender is a function from a `Setting` to a method, and a line in `DEFENDERS`; a new method
 is settings with a function `make` (`specs.Method`), here or in a file of its own.
 """
@@ -28,11 +29,14 @@ from ulelib.bilevel import Bilevel
 from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint, put_back, states_of
 from ulelib.data import ImageSet, check_classes
 from ulelib.deltas import DELTAS
+from ulelib.linearized import Linearized
 from ulelib.machine import device, to_float
+from ulelib.patterns import Autoregressive, LinearlySeparable, Region
 from ulelib.perturbation import Perturbation, energy_shares, sample_of
 from ulelib.pgd import Pgd, adversarial
 from ulelib.profiles import Profile
 from ulelib.settings import Radius, at_default, op, settings
+from ulelib.shortcuts import ClassConvolution, OnePixel
 from ulelib.specs import Data, Method, Part, Precision, Run
 
 
@@ -308,6 +312,37 @@ def random_class_wise(setting: Setting) -> Method:
     return Random(setting.loop.inner.epsilon, "class")
 
 
+def lsp(setting: Setting) -> Method:
+    """Yu et al.: one Gaussian cluster a class, in blocks of 8 pixels; L2 bound, sample-wise."""
+    return LinearlySeparable()
+
+
+def autoregressive(setting: Setting) -> Method:
+    """Sandoval-Segura et al.: one autoregressive process a class; L2 bound, sample-wise."""
+    return Autoregressive()
+
+
+def one_pixel(setting: Setting) -> Method:
+    """Wu et al.: one pixel of one colour a class; L0 bound of one pixel."""
+    return OnePixel()
+
+
+def class_convolution(setting: Setting) -> Method:
+    """Sadasivan et al.: one blurring filter a class; no bound."""
+    return ClassConvolution()
+
+
+def region(side: int) -> Callable[[Setting], Method]:
+    """Region noise of `side` x `side` squares: class-wise, a control for what blocks do."""
+    return lambda setting: Region(setting.loop.inner.epsilon, side)
+
+
+def pil(setting: Setting) -> Method:
+    """Liu et al.: noise that a linear model reads as the label."""
+    epsilon = setting.loop.inner.epsilon
+    return Linearized(Pgd(epsilon, epsilon / 10, 30, random_start=True))
+
+
 CLEAN = "clean"  # stands in tables where a defender would: nobody protected these images
 VICTIM_OFFSET = 500_000  # an exploiter of the same seed must not start from the victim's weights
 
@@ -326,6 +361,12 @@ DEFENDERS: dict[str, Callable[[Setting], Method]] = {
     "TUE-SimCLR": tue_simclr,
     "TUE-MoCo": tue_moco,
     "TUE-SimSiam": tue_simsiam,
+    "PIL": pil,
+    "LSP": lsp,
+    "AR": autoregressive,
+    "OPS": one_pixel,
+    "CUDA": class_convolution,
+    **{f"region-{side**2}": region(side) for side in (2, 4, 8)},
     "random": random,
     "random class-wise": random_class_wise,
 }

@@ -66,6 +66,32 @@ def mixup_wrapper(
     return mix
 
 
+@checked
+def cutmix(alpha: Alpha = 1.0) -> Mix:
+    """CutMix (Yun et al., ICCV 2019): a rectangle of each image shows another one.
+
+    One rectangle a batch: its middle is any pixel, its share of the area one less a weight from
+    Beta(alpha, alpha). What lies beyond the border is cut off, and the labels weigh as the areas
+    then do.
+    """
+    draw = _beta(alpha)
+
+    def mix(images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Mixed:
+        part = (1 - float(draw(1, generator))) ** 0.5  # of height and width
+        edges = []  # of rows, then of columns: from where to where
+        for side in images.shape[2:]:
+            middle, long = int(torch.randint(side, (), generator=generator)), int(side * part)
+            edges.append((max(0, middle - long // 2), min(side, middle - long // 2 + long)))
+        (top, bottom), (left, right) = edges
+        other = torch.randperm(len(images), generator=generator).to(images.device)
+        mixed = images.clone()
+        mixed[..., top:bottom, left:right] = images[other, :, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / images[0, 0].numel()
+        return mixed, share * targets + (1 - share) * targets[other]
+
+    return mix
+
+
 def _beta(alpha: float) -> Callable[[int, torch.Generator], torch.Tensor]:
     """Draws `(count,)` float32 from Beta(alpha, alpha)."""
 
@@ -78,4 +104,8 @@ def _beta(alpha: float) -> Callable[[int, torch.Generator], torch.Tensor]:
     return draw
 
 
-MIXES: dict[str, Callable[..., Mix]] = {"mixup": mixup, "mixup_wrapper": mixup_wrapper}
+MIXES: dict[str, Callable[..., Mix]] = {
+    "mixup": mixup,
+    "mixup_wrapper": mixup_wrapper,
+    "cutmix": cutmix,
+}

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
+from ulelib import augmentations
 from ulelib.settings import Op, Share, checked, look_up
 
 # ITU-R 601-2 luma, the weights of PIL's convert("L"). torchvision's Grayscale of a tensor, which
@@ -322,6 +323,43 @@ def _blur(sigma: Annotated[float, Field(gt=0, le=16)] = 1.0) -> View:
     return View(lambda images, _: blur(images, sigma))
 
 
+@checked
+def _low_pass(keep: Annotated[float, Field(gt=0, le=1)] = 0.3) -> View:
+    """The lowest share of the frequencies; see `augmentations.low_pass`."""
+    return View(lambda images, _: augmentations.low_pass(images, keep))
+
+
+@checked
+def _cutout(size: Annotated[int, Field(ge=1, le=256)] = 16, padding: Padding = 4) -> View:
+    """Aug(x), and a black square; see `augmentations.cutout`."""
+    return _after_crop_flip(padding, lambda x, draw: augmentations.cutout(x, draw, size))
+
+
+@checked
+def _trivial_augment(padding: Padding = 4) -> View:
+    """Aug(x), then TrivialAugment; see `augmentations.trivial_augment`."""
+    return _after_crop_flip(padding, augmentations.trivial_augment)
+
+
+@checked
+def _coin(reach: Annotated[float, Field(gt=0, le=16)] = 2.0, padding: Padding = 4) -> View:
+    """Aug(x), then COIN; see `augmentations.coin`."""
+    return _after_crop_flip(padding, lambda x, draw: augmentations.coin(x, draw, reach))
+
+
+@checked
+def _ueraser(padding: Padding = 4) -> View:
+    """Aug(x), then UEraser-Lite; see `augmentations.ueraser`."""
+    return _after_crop_flip(padding, augmentations.ueraser)
+
+
+def _after_crop_flip(
+    padding: int, show: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+) -> View:
+    aug = _crop_flip(padding)
+    return View(lambda images, generator: show(aug(images, generator), generator), random=True)
+
+
 def _halved() -> View:
     """Half the size and back; see `halved`."""
     return View(lambda images, _: halved(images))
@@ -337,4 +375,9 @@ VIEWS: dict[str, Callable[..., View]] = {
     "jpeg": _jpeg,
     "blur": _blur,
     "halved": _halved,
+    "low_pass": _low_pass,
+    "cutout": _cutout,
+    "trivial_augment": _trivial_augment,
+    "coin": _coin,
+    "ueraser": _ueraser,
 }
