@@ -78,7 +78,8 @@ def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
 
     Returns:
         columns claim (its sentence), cell ("ULEO, exact, gray"), place; mean and clean, the
-        accuracies of the cell and of clean images, percent; n; outcome, of `claims.OUTCOMES`.
+        accuracies of the cell and of clean images over the seeds that both have, percent; n, how
+        many these are; outcome, of `claims.OUTCOMES`.
     """
     lines = []
     for name, place in places.items():
@@ -91,14 +92,14 @@ def judged(places: Mapping[str, Place] = PLACES) -> pd.DataFrame:
             if claim["id"] in HEADLINE:
                 mine = outcomes[outcomes["id"] == claim["id"]]
                 for test, found in zip(claim["test"], mine.itertuples(), strict=True):
+                    mean, clean = _means(frame, test["left"], test["right"])
                     lines.append(
                         {
                             "claim": claims.stated(claim["sentence"], found.fixed),
                             "cell": _cell(test["left"]),
                             "place": name,
                         }
-                        | {"mean": _mean(frame, test["left"]), "clean": _mean(frame, test["right"])}
-                        | {"n": found.n, "outcome": found.outcome}
+                        | {"mean": mean, "clean": clean, "n": found.n, "outcome": found.outcome}
                     )
     return pd.DataFrame(lines, columns=[*COLUMNS])
 
@@ -136,11 +137,13 @@ def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
     return rows.assign(defender=rows["defender"].map(row_of), setting="-")
 
 
-def _mean(frame: pd.DataFrame, selector: Mapping[str, str]) -> float:
-    rows = frame
-    for column, wanted in selector.items():
-        rows = rows[rows[column] == wanted]
-    return float(rows["accuracy"].mean())
+def _means(frame: pd.DataFrame, *selectors: Mapping[str, str]) -> list[float]:
+    """The mean accuracy of each cell over the seeds that all of them have, as claims are judged."""
+    runs = []
+    for selector in selectors:
+        chosen = (frame[[*selector]] == pd.Series(selector)).all(axis=1)
+        runs.append(frame[chosen].set_index("seed")["accuracy"])
+    return [float(mean) for mean in pd.concat(runs, axis=1, join="inner").mean()]
 
 
 def _cell(selector: Mapping[str, Any]) -> str:
