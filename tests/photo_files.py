@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
+import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ QUICK = Job(method="CSD", size=16, strength=8)
 DELTA = (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 8 / 255
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 PROTECTABLE = 19  # pictures of `mixed_folder`, 8 PNG and 11 of other kinds
+GRAY = {"deep.png", "scan.png", "gray.jpeg", "smoke.png"}  # are not protected with `QUICK`
 LEFT_OUT = {
     "broken.jpg", "empty.png", "tiny.png", "strip.png", "moves.webp", "moves.gif", "stray.png",
 }  # fmt: skip
@@ -109,3 +113,30 @@ def uploaded(name: str, content: bytes) -> dict[str, Any]:
     """A file in the value of `ipywidgets.FileUpload`."""
     return {"name": name, "type": "", "size": len(content), "content": content,
             "last_modified": datetime.datetime.now(datetime.UTC)}  # fmt: skip
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc32(kind + body))
+
+
+def with_chunk(file: Path, new: bytes) -> Path:
+    """Insert a chunk into a PNG file, behind its header."""
+    content = file.read_bytes()
+    file.write_bytes(content[:33] + new + content[33:])
+    return file
+
+
+def four_channel_bmp(file: Path, alpha: Callable[[int, int], int]) -> Image.Image:
+    """Save a BMP with a fourth channel, by row and column, and return its colours."""
+    colours = picture()
+    width, height = colours.size
+    pixels = np.array(colours)[::-1, :, ::-1]  # rows from the bottom up, blue first
+    fourth = np.array([[alpha(row, column) for column in range(width)] for row in range(height)])
+    body = np.dstack([pixels, fourth[::-1]]).astype(np.uint8).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(body), 2835, 2835, 0, 0)
+    head += masks + b"BGRs" + bytes(48)
+    size = 14 + len(head) + len(body)
+    file.write_bytes(b"BM" + struct.pack("<IHHI", size, 0, 0, 14 + len(head)) + head + body)
+    return colours

@@ -17,18 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from helpers import PROJECT
+from helpers import PROJECT, tool
 from photo_files import file_names, uploaded, zipped
 from ulelib.photos import app as module
 from ulelib.photos import check, protect
-from ulelib.photos.app import HERE, UPLOADED, App
+from ulelib.photos.app import FILES, HERE, NOISES, UPLOADED, App
 from ulelib.photos.folders import Refused
-from ulelib.photos.job import Job
+from ulelib.photos.job import FORMATS, METHODS, Job
+from ulelib.photos.picker import FolderPicker
 
 
 def coloured(colour: tuple[int, int, int], seed: int) -> bytes:
@@ -130,7 +132,7 @@ class TestApp:
     ) -> None:
         given: list[object] = []
 
-        def refused(folder: Path, out: Path, others: Path, report: object) -> None:
+        def refused(folder: Path, out: Path, others: Path, report: object, ended: object) -> None:
             given.extend((folder, out, others))
             raise Refused("seen")
 
@@ -140,6 +142,106 @@ class TestApp:
         quick.check_button.click()
         quick.join()
         assert given == [folder, Path("/out"), Path("/them")]
+
+    def test_nothing_chosen_is_shown_by_name(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list shows nothing for the value None."""
+        given: list[Job] = []
+
+        def refused(folder: Path, out: Path, job: Job, others: Path, report: object) -> None:
+            given.append(job)
+            raise Refused("seen")
+
+        monkeypatch.setattr(module, "protect", refused)
+        app = App(str(folder))
+        assert app.size.label == "what suits the noise" and app.method.label.startswith("Quick")
+        app.protect_button.click()
+        app.join()
+        assert given == [Job()]
+
+    def test_every_choice_of_a_job_has_a_name(self) -> None:
+        assert (tuple(NOISES), tuple(FILES)) == (METHODS, FORMATS)
+        assert all(method in name for method, name in NOISES.items())
+
+    def test_says_how_visible_a_strength_is(self, quick: App) -> None:
+        for strength, begin in ((8, "subtle"), (9, "visible"), (32, "plainly")):
+            quick.strength.value = strength
+            assert quick.seen.value.startswith(begin)
+
+    def test_says_what_loose_pictures_are_taken_for(self, quick: App) -> None:
+        quick.own_files.value = (uploaded("a.zip", b""),)
+        assert quick.hint.value == ""
+        quick.own_files.value = (uploaded("a.png", b""),)
+        assert "count as one person" in quick.hint.value and "other people" in quick.hint.value
+        quick.other_files.value = (uploaded("b.png", b""),)
+        assert "other people" not in quick.hint.value
+
+    def test_measures_of_the_noise_are_not_displayed(self, quick: App, folder: Path) -> None:
+        quick.folder.value = str(folder)
+        sent: list[str] = []
+        quick.messages.observe(lambda change: sent.append(change["new"]), "value")
+        quick.protect_button.click()
+        quick.join()
+        assert any("making the noise: pass 1 of" in text for text in sent)
+        assert not any("another class" in text for text in sent)
+
+    def test_work_has_one_thread(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: list[int] = []
+
+        def refused(*_: object) -> None:
+            threads.append(torch.get_num_threads())
+            raise Refused("seen")
+
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(module, "protect", refused)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        quick.folder.value = str(folder)
+        quick.protect_button.click()
+        quick.join()
+        torch.set_num_threads(before)
+        assert threads == [1]
+
+    def test_stop_ends_the_training_of_a_network(self, quick: App, folder: Path) -> None:
+        """Within a round, long before it reports its progress."""
+        passes: list[int] = []
+
+        def counted(*_: Any) -> None:
+            if threading.current_thread() is quick._worker:  # pictures are read in others
+                passes.append(1)
+                quick.stop_button.click()
+
+        quick.folder.value, quick.method.value = str(folder), "ULEO"
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(counted)
+        quick.protect_button.click()
+        quick.join()
+        hook.remove()
+        assert "Stopped. The folder is not finished" in quick.messages.value
+        assert "making the noise" not in quick.messages.value and len(passes) <= 2
+
+    def test_stop_ends_a_check(
+        self, quick: App, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(check, "STEPS", 10**6)
+        monkeypatch.setattr(check, "_foreseen_time", lambda *_: "forever")
+        monkeypatch.setattr(check, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
+        begun, trained = threading.Event(), check._Trainings.accuracy
+
+        def accuracy(*arguments: Any) -> float:
+            begun.set()
+            return trained(*arguments)
+
+        monkeypatch.setattr(check._Trainings, "accuracy", accuracy)
+        quick._done = folder, folder, None
+        quick.check_button.disabled = False
+        quick.check_button.click()
+        assert begun.wait(60)
+        quick.stop_button.click()
+        quick.join()
+        assert "Stopped. No report." in quick.messages.value
 
     def test_shows_only_the_controls_of_one_source(self, quick: App) -> None:
         boxes = [quick._here, quick._upload]
@@ -273,7 +375,8 @@ class TestApp:
         quick.protect_button.click()
         quick.join()
         assert (
-            quick.messages.value.count("round ") == 1 and "round 20 of 20: " in quick.messages.value
+            quick.messages.value.count("round ") == 1
+            and "making the noise: round 20 of 20<" in quick.messages.value
         )
         assert "reading the pictures" in quick.messages.value
 
@@ -330,6 +433,45 @@ class TestApp:
         assert "<iframe" in quick.report.value and "does not protect" in quick.report.value
         assert Path(f"{quick.out.value}.html").is_file()
         assert not quick.check_button.disabled
+
+
+class TestFolderPicker:
+    def test_takes_a_folder_from_the_list(self, tmp_path: Path) -> None:
+        for name in ("b <1>", "a", ".hidden"):
+            (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "pictures" / "file.png").write_bytes(b"")
+        picker = FolderPicker("Pictures", str(tmp_path / "pictures" / "none"), "")
+        assert picker.list.layout.display == "none"
+        picker.browse.click()
+        assert picker.list.layout.display == "" and str(tmp_path) in picker.here.value
+        assert [text for text, _ in picker.inside.options] == ["..", "a", "b <1>"]
+        picker.inside.value = 2
+        assert "b &lt;1&gt;" in picker.here.value
+        assert [text for text, _ in picker.inside.options] == [".."]
+        picker.inside.value = 0
+        picker.inside.value = 1
+        picker.take.click()
+        assert picker.field.value == str(tmp_path / "pictures" / "a")
+        assert picker.list.layout.display == "none"
+
+    def test_an_empty_field_begins_at_home(self, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        picker = FolderPicker("Pictures", "", "")
+        picker.browse.click()
+        assert str(tmp_path) in picker.here.value
+        picker.close.click()
+        assert picker.field.value == ""
+
+
+def test_the_running_app_shows_no_dead_links_and_no_missing_controls() -> None:
+    module = tool("app")
+    notebook = nbformat.read(module.NOTEBOOK, as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert module.NO_CONTROLS in text and "](14b_what_it_is_worth)" in text
+    made = module.as_app(None, notebook=notebook, cwd="")
+    text = "\n".join(cell.source for cell in made.cells)
+    assert "controls above" not in text and "](" not in text and "What the settings mean" in text
+    assert "What is protecting photographs worth?" in text
 
 
 def test_names_that_are_not_utf8_can_be_downloaded(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from helpers import random_images
+from photo_files import picture
 from ulelib.jobs.store import Store
 from ulelib.photos import check as module
-from ulelib.photos import copies
-from ulelib.photos.check import CROP_FLIP, FILTERS, Findings, Line, check
+from ulelib.photos import copies, trial
+from ulelib.photos.check import CROP_FLIP, FILTERS, Ended, check
 from ulelib.photos.copies import Pair, copies_of, similarity
+from ulelib.photos.findings import Findings, Line, foreseen
 from ulelib.photos.folders import Label, Refused
 from ulelib.photos.job import Job
 from ulelib.photos.protect import protect
@@ -68,12 +71,12 @@ def findings(**changed: Any) -> Findings:
         Line("nothing", 90.0, 20.0, 0.0),
         Line("turning them gray", 88.0, 80.0, 0.88),
         Line("<b>", 15.0, 12.0, math.nan),
-        Line("blurring them", 80.0, 60.0, 0.6),
+        Line("blurring them", 80.0, 70.0, 0.83),
     )
     given: dict[str, Any] = {
-        "lines": lines, "guessing": 20.0, "trained": 30, "held_out": 10, "psnr": 33.3,
-        "ssim": 0.91, "missing": ("a/b.png",), "unused": 0, "examples": (),
-        "features": "shapes", "size": 32, "seconds": 12.0,
+        "lines": lines, "guessing": 20.0, "trained": 300, "held_out": 100, "own": 400,
+        "psnr": 33.3, "ssim": 0.91, "missing": ("a/b.png",), "bare": (), "unused": 0,
+        "examples": (), "features": "shapes", "size": 32, "seconds": 12.0,
     }  # fmt: skip
     return Findings(**(given | changed))
 
@@ -84,8 +87,12 @@ class TestCheck:
         found = check(*folders, size=16, store=quick, report=reported.append)
         assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
         by = {line.does: line for line in found.lines}
-        assert len(found.lines) == len(reported) - 1 == 4 + 1 + 2 + 1
-        ends = [text.rpartition("(")[2] for text in reported[1:]]
+        assert len(found.lines) == len(reported) - 3 == 4 + 1 + 2 + 1
+        assert reported[0].startswith(
+            "8 of 32 pictures are held out: too few to show any protection"
+        )
+        assert reported[1].startswith("the trainings take some ")
+        ends = [text.rpartition("(")[2] for text in reported[3:]]
         assert [end.partition(", some ")[0] for end in ends[:-1]] == [
             f"{n} of 8" for n in range(1, 8)
         ]
@@ -96,21 +103,57 @@ class TestCheck:
             assert by[does].clean > 75 and by[does].protected < 25
         half = by["finding 50% of your pictures unprotected elsewhere"]
         assert half.clean == by[CROP_FLIP].clean
-        assert found.missing == () and len(found.examples) == 3
+        assert found.missing == found.bare == () and len(found.examples) == 3
 
     def test_a_perfect_copy_protects_against_nothing(
         self, folders: tuple[Path, Path], quick: Store
     ) -> None:
         found = check(folders[0], folders[0], size=16, store=quick)
         assert all(line.clean == line.protected for line in found.lines)
-        assert len(found.fails) == sum(line.left == 1 for line in found.lines) >= 3
+        assert sum(line.left == 1 for line in found.lines) >= 3
+        assert found.decided == []  # 8 held-out pictures, of which half would be guessed
         assert math.isnan(found.psnr)  # no pair differs
+        assert len(found.bare) == found.own == 32 and "32 of 32 copies" in found.verdict
+
+    def test_a_copy_whose_noise_is_gone_is_unprotected(
+        self, folders: tuple[Path, Path], untrained: Store
+    ) -> None:
+        clean, made = folders
+        shutil.copy(clean / "red" / "3.png", made / "red" / "3.png")
+        (made / "red" / "4.png").unlink()
+        photograph = picture((240, 200))
+        photograph.save(clean / "red" / "4.png")
+        photograph.save(made / "red" / "4.jpg", quality=75)  # JPEG coding is no noise
+        reported: list[str] = []
+        found = check(clean, made, size=16, store=untrained, report=reported.append)
+        assert found.bare == ("red/3.png", "red/4.png")
+        assert "2 of 32 copies have no noise, such as red/3.png" in reported[1]
+
+    def test_results_do_not_depend_on_what_runs_beside(
+        self, folders: tuple[Path, Path], quick: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = []
+        for cores in (1, 2):
+            monkeypatch.setattr(module.machine, "cores", lambda cores=cores: cores)
+            lines.append(check(*folders, size=16, store=quick).lines)
+        assert lines[0] == lines[1]
+
+    def test_can_be_ended_between_epochs(
+        self, folders: tuple[Path, Path], quick: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Long before the first result."""
+        monkeypatch.setattr(module, "STEPS", 10**6)
+        monkeypatch.setattr(module, "_foreseen_time", lambda *_: "forever")
+        began = time.monotonic()
+        with pytest.raises(Ended):
+            check(*folders, size=16, store=quick, ended=lambda: time.monotonic() > began + 3)
+        assert time.monotonic() < began + 60
 
     def test_a_share_is_protected_and_the_others_are_clean(self) -> None:
         clean = random_images(40, size=8)
         inverted = replace(clean, images=255 - clean.images)
-        trial = module._Trial(clean, inverted, clean, guessing=33.3, seed=0)
-        mixed = module._partly_protected(trial, 0.8)
+        of = trial.Trial(clean, inverted, clean, guessing=33.3, seed=0)
+        mixed = trial.partly_protected(of, 0.8)
         known = {one.numpy().tobytes(): (row, 0) for row, one in enumerate(clean.images)}
         known |= {one.numpy().tobytes(): (row, 1) for row, one in enumerate(inverted.images)}
         found = [known[one.numpy().tobytes()] for one in mixed.images]
@@ -223,8 +266,8 @@ class TestCheck:
         monkeypatch.setattr(module, "_backbone", trained)
         found = check(*folders, size=16, store=untrained, report=reported.append)
         assert found.held_out == 2 and found.undecided == list(found.lines)
-        assert reported[0].startswith("with 2 held-out pictures the report cannot say anything")
-        assert reported[2] == "a training"
+        assert "too few to show any protection, or its failure" in reported[0]
+        assert reported[3] == "a training"
 
     def test_too_little_is_refused(self, tmp_path: Path) -> None:
         for number in range(3):
@@ -258,7 +301,7 @@ def test_too_few_of_others(folders: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_held_out_pictures_are_in_no_training() -> None:
     images = random_images(41)
-    train, test = module._training_and_held_out_rows(images, 0)
+    train, test = trial._training_and_held_out_rows(images, 0)
     assert sorted([*train.tolist(), *test.tolist()]) == list(range(41))
     for label in range(3):
         assert 3 <= int((images.labels[test] == label).sum()) <= 4
@@ -287,7 +330,8 @@ class TestReport:
         numbers = json.loads(json_file.read_text(encoding="utf-8"))
         assert numbers["lines"][2]["left"] is None and numbers["psnr"] == 33.3
         assert numbers["fails"] == ["turning them gray", "blurring them"]
-        assert numbers["chance"] == pytest.approx(100 / math.sqrt(10))
+        assert numbers["withstood"] == ["nothing"]
+        assert numbers["verdict"] in text and text.index(numbers["verdict"]) < text.index("<table>")
         assert [line["undecided"] for line in numbers["lines"]] == [False, False, True, False]
 
     def test_says_of_which_folders_it_is(self, tmp_path: Path) -> None:
@@ -303,18 +347,25 @@ class TestReport:
         text = page.read_text(encoding="utf-8")
         assert "were not tried" in text and "It never protects against" in text
 
+    def test_names_copies_without_noise(self, tmp_path: Path) -> None:
+        page, _ = write_report(findings(bare=("red/<3>.png",)), tmp_path / "r.html")
+        text = page.read_text(encoding="utf-8")
+        assert "Pictures whose copy has no noise" in text and "red/&lt;3&gt;.png" in text
+        assert "1 of 400 copies have no noise: they are unprotected" in text
+
     def test_what_clean_pictures_did_not_teach_is_no_protection(self, tmp_path: Path) -> None:
-        few = findings(lines=(Line("nothing", 30.0, 20.0, 0.0), Line("gray", 15.0, 15.0, math.nan)))
-        assert few.fails == [] and len(few.undecided) == 2
+        few = findings(lines=(Line("nothing", 25.0, 20.0, 0.0), Line("gray", 15.0, 15.0, math.nan)))
+        assert few.fails == few.withstood == [] and len(few.undecided) == 2
         page, _ = write_report(few, tmp_path / "r.html")
         text = page.read_text(encoding="utf-8")
         assert "2 of 2 trainings say nothing" in text and "None of the filters" not in text
+        assert "With 400 pictures no protection could be shown" in text
 
     def test_what_chance_may_have_spared_is_no_protection(self, tmp_path: Path) -> None:
-        """Guessing 20, clean 90: protection has failed beyond 55; ten pictures tell 32 points."""
+        """Guessing 20, clean 90: protection has failed beyond 55."""
         near, far = Line("nothing", 90.0, 54.0, 0.49), Line("gray", 90.0, 20.0, 0.0)
         found = findings(lines=(near, far))
-        assert found.fails == [] and found.undecided == [near]
+        assert found.fails == [] and found.undecided == [near] and found.withstood == [far]
         page, _ = write_report(found, tmp_path / "r.html")
         text = page.read_text(encoding="utf-8")
         assert "1 of 2 trainings say nothing" in text and text.count("may be chance</td>") == 1
@@ -342,3 +393,47 @@ class TestReport:
         pair = Pair(folders[0] / "red" / "0.png", folders[1] / "red" / "0.png", "red")
         page, _ = write_report(findings(examples=(pair,)), tmp_path / "r.html")
         assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == 3
+
+
+class TestVerdict:
+    def test_a_line_among_many_must_be_clearer(self) -> None:
+        """One of 16 lines is at 5 % by chance in more than half of all checks."""
+        line, rest = Line("mixup", 60.0, 52.0, 0.8), Line("x", 25.0, 21.0, 0.2)
+        assert findings(lines=(line,)).fails == [line]
+        assert findings(lines=(line, *[rest] * 15)).fails == []
+
+    def test_chance_alone_seldom_says_anything(self) -> None:
+        """Where half is left in truth, one check in 20 at most has any line that says something."""
+        rng, wrong, checks = np.random.default_rng(0), 0, 400
+        for _ in range(checks):
+            counts = rng.binomial(40, [[0.9, 0.55]] * 16)
+            lines = [Line("x", *map(float, 100 * row / 40), left=0.4) for row in counts]
+            wrong += bool(findings(lines=tuple(lines), held_out=40).decided)
+        assert wrong <= 0.05 * checks + 2 * math.sqrt(0.05 * 0.95 * checks)
+
+    @pytest.mark.parametrize(
+        ("lines", "verdict"),
+        [
+            ([(90, 20)], "Protection was shown against 1 of 1 ways to train."),
+            ([(90, 90)], "The protection fails against 1 of 1 ways to train."),
+            (
+                [(90, 20), (90, 90), (20, 20)],
+                "The protection fails against 1 of 3 ways to train, and was shown against 1; with "
+                "400 pictures nothing can be said about the other 1.",
+            ),
+            ([(20, 20)], "With 400 pictures no protection could be shown, and no failure of it."),
+        ],
+    )
+    def test_is_one_sentence(self, lines: list[tuple[float, float]], verdict: str) -> None:
+        made = [
+            Line("x", clean, kept, (kept - 20) / (clean - 20) if clean > 20 else math.nan)
+            for clean, kept in lines
+        ]
+        assert findings(lines=tuple(made)).verdict == verdict
+
+    def test_what_can_be_said_is_known_before(self) -> None:
+        few = foreseen(40, 10, 10.0, 16)
+        assert few.startswith("10 of 40 pictures are held out: too few to show any protection")
+        assert "Only that it fails" in few and "Use 70 pictures or more" in few
+        assert "or its failure. Use 180 pictures" in foreseen(40, 10, 50.0, 16)
+        assert "leaves 32% or less" in foreseen(400, 100, 10.0, 16)

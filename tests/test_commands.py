@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from helpers import PROJECT
-from photo_files import LEFT_OUT, PROTECTABLE, QUICK, mixed_folder
+from photo_files import GRAY, LEFT_OUT, PROTECTABLE, QUICK, mixed_folder
 from ulelib.photos import check as check_module
 from ulelib.photos import protect as protect_module
 from ulelib.photos.commands import commands
@@ -38,7 +39,7 @@ class TestProtect:
         out = folder.parent / "what is out"
         result = run("protect", folder, "--out", out, *QUICK_OPTIONS)
         assert result.exit_code == 0, result.output
-        assert f"{PROTECTABLE} pictures protected" in result.output
+        assert f"\n{PROTECTABLE - len(GRAY)} pictures protected" in result.output
         assert f"Left out, {len(LEFT_OUT)}:" in result.output
         assert "tiny.png: it is smaller than 16 pixels" in result.output
         (command,) = [
@@ -114,7 +115,24 @@ class TestCheck:
         result = run("check", folder, folder, "--report", page, "--size", "16")
         assert result.exit_code == 0, result.output
         assert page.is_file() and f"{page}.json" in result.output
-        assert "say nothing about the protection" in result.output  # with four held-out pictures
+        lines = result.output.splitlines()
+        assert lines[0].startswith("4 of 16 pictures are held out: too few to show any protection")
+        assert any(one.startswith("With 16 pictures no protection could be shown") for one in lines)
+        assert "Pictures without noise: blue/0.png" in result.output  # both folders are one
+
+    def test_a_terminal_without_the_letters_of_a_name(self, folder: Path, tmp_path: Path) -> None:
+        """Python would fail after all pictures were written."""
+        mine = folder.rename(tmp_path / "Анна")
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+        command = [sys.executable, "-m", "ulelib", "protect", str(mine), *QUICK_OPTIONS]
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "Ваня")],
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"\\u0410\\u043d\\u043d\\u0430" in done.stdout
 
     def test_fails_in_a_line(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

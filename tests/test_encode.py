@@ -14,19 +14,27 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
 from photo_files import DELTA, PROFILE, QUICK, levels, picture, saved, tagged
-from ulelib.photos import encode
-from ulelib.photos.encode import is_lossless_webp, protected_file, spread
+from ulelib.photos import encode, extras, original
+from ulelib.photos.encode import protected_file
+from ulelib.photos.extras import is_lossless_webp
 from ulelib.photos.job import Job
+from ulelib.photos.noise import spread
+
+
+def written(file: Path, delta: torch.Tensor, job: Job) -> tuple[bytes, list[str]]:
+    """A protected picture's file, and the notes on it."""
+    made = protected_file(file, delta, job)
+    return made.content, made.about.notes
 
 
 class TestPicture:
     @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
     def test_mode_size_and_bound(self, mode: str, tmp_path: Path) -> None:
         file = saved(picture((50, 37), mode), tmp_path, "a.png")
-        data, notes = protected_file(file, DELTA, Job(strength=8, size=16))
-        made = Image.open(io.BytesIO(data))
-        expected = [encode.GRAY] if mode in ("L", "LA") else []
-        assert (made.mode, made.size, notes) == (mode, (50, 37), expected)
+        content, about = protected_file(file, DELTA, Job(strength=8, size=16))
+        made = Image.open(io.BytesIO(content))
+        assert (made.mode, made.size, about.notes) == (mode, (50, 37), [])
+        assert about.unprotected == (encode.GRAY if mode in ("L", "LA") else "")
         with Image.open(file) as old:
             difference = levels(made) - levels(old)
         if "A" in mode:
@@ -38,7 +46,7 @@ class TestPicture:
         file = saved(
             picture((400, 300)), tmp_path, "a.jpg", quality=70, exif=tagged(1), icc_profile=PROFILE
         )
-        data, _ = protected_file(file, 0 * DELTA, Job())
+        data, _ = written(file, 0 * DELTA, Job())
         new = Image.open(io.BytesIO(data))
         with Image.open(file) as old:
             assert new.quantization == old.quantization  # type: ignore[attr-defined]
@@ -50,7 +58,7 @@ class TestPicture:
         self, orientation: int, tmp_path: Path
     ) -> None:
         file = saved(picture((48, 32)), tmp_path, "a.png", exif=tagged(orientation))
-        data, _ = protected_file(file, DELTA, Job(size=16))
+        data, _ = written(file, DELTA, Job(size=16))
         new = Image.open(io.BytesIO(data))
         with Image.open(file) as old:
             assert new.size == old.size and new.getexif()[0x0112] == orientation
@@ -67,9 +75,9 @@ class TestPicture:
         if orientation is None:
             del tags[0x0112]
         file = saved(picture(), tmp_path, "a.jpg", exif=tags)
-        kept, _ = protected_file(file, DELTA, Job())
+        kept, _ = written(file, DELTA, Job())
         assert 0x8825 in Image.open(io.BytesIO(kept)).getexif()
-        dropped, notes = protected_file(file, DELTA, Job(drop_location=True))
+        dropped, notes = written(file, DELTA, Job(drop_location=True))
         exif = Image.open(io.BytesIO(dropped)).getexif()
         assert notes == [encode.NO_PLACE]
         assert exif.get(0x0110) == "Camera" and exif.get(0x0112) == orientation
@@ -78,36 +86,36 @@ class TestPicture:
     def test_the_first_of_a_phones_several_pictures_is_written(self, tmp_path: Path) -> None:
         file = tmp_path / "a.jpg"
         picture().save(file, "MPO", save_all=True, append_images=[picture(seed=1)])
-        data, notes = protected_file(file, 0 * DELTA, Job())
+        data, notes = written(file, 0 * DELTA, Job())
         made = Image.open(io.BytesIO(data))
-        assert made.format == "JPEG" and notes == [encode.FIRST_ONLY]
+        assert made.format == "JPEG" and notes == [extras.FIRST_ONLY]
         with Image.open(file) as old:
             assert np.abs(levels(made) - levels(old)).mean() < 2
 
     def test_a_profile_of_cmyk_is_not_kept(self, tmp_path: Path) -> None:
         file = saved(picture(mode="CMYK"), tmp_path, "a.jpg", icc_profile=PROFILE)
-        data, notes = protected_file(file, DELTA, Job())
-        assert notes == ["CMYK became RGB", encode.NO_PROFILE]
+        data, notes = written(file, DELTA, Job())
+        assert notes == ["CMYK became RGB", original.NO_PROFILE]
         assert "icc_profile" not in Image.open(io.BytesIO(data)).info
 
     @pytest.mark.parametrize("format", ["keep", "jpg"])
     def test_quality_and_format_are_the_jobs(self, format: str, tmp_path: Path) -> None:
         file = saved(picture((200, 200)), tmp_path, "a.jpg")
         sizes = [
-            len(protected_file(file, DELTA, Job(format=format, quality=quality))[0])  # type: ignore[arg-type]
+            len(written(file, DELTA, Job(format=format, quality=quality))[0])  # type: ignore[arg-type]
             for quality in (30, 60, 95)
         ]
         assert sizes == sorted(set(sizes))
-        lossless, _ = protected_file(file, DELTA, Job(format="png"))
+        lossless, _ = written(file, DELTA, Job(format="png"))
         assert Image.open(io.BytesIO(lossless)).format == "PNG"
 
     def test_transparent_pictures_become_white_in_jpeg(self, tmp_path: Path) -> None:
         clear = Image.new("RGBA", (40, 40), (10, 200, 30, 0))
         file = saved(clear, tmp_path, "a.png")
-        data, notes = protected_file(file, 0 * DELTA, Job(format="jpg"))
+        data, notes = written(file, 0 * DELTA, Job(format="jpg"))
         made = Image.open(io.BytesIO(data))
         assert made.mode == "RGB" and levels(made).min() > 250
-        assert notes == [encode.ON_WHITE]
+        assert notes == [original.ON_WHITE]
 
 
 @pytest.mark.parametrize(("kind", "channels", "mode"), [(2, 3, "RGB"), (4, 2, "LA")])
@@ -127,8 +135,8 @@ def test_colours_of_16_bits_become_8_with_a_note(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", compress(pixels))
         + chunk(b"IEND", b"")
     )  # fmt: skip
-    data, notes = protected_file(file, DELTA, QUICK)
-    assert notes == [encode.SIXTEEN_BITS, *[encode.GRAY] * (mode == "LA")]
+    data, notes = written(file, DELTA, QUICK)
+    assert notes == [original.SIXTEEN_BITS]
     made = Image.open(io.BytesIO(data))
     assert made.mode == mode
     moved = levels(made) - levels(Image.open(file).convert(mode))
@@ -140,9 +148,9 @@ def test_the_gamma_of_a_png_is_kept(tmp_path: Path) -> None:
     chunks = PngImagePlugin.PngInfo()
     chunks.add(b"gAMA", struct.pack(">I", 100_000))
     file = saved(picture(), tmp_path, "a.png", pnginfo=chunks)
-    data, notes = protected_file(file, DELTA, Job())
+    data, notes = written(file, DELTA, Job())
     assert Image.open(io.BytesIO(data)).info["gamma"] == 1.0 and notes == []
-    _, notes = protected_file(file, DELTA, Job(format="jpg"))
+    _, notes = written(file, DELTA, Job(format="jpg"))
     assert notes == [encode.NO_GAMMA]
 
 
@@ -152,8 +160,8 @@ def test_iptc_data_are_left_out_with_a_note(tmp_path: Path) -> None:
     whole = file.read_bytes()
     part = b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc
     file.write_bytes(whole[:2] + part + whole[2:])
-    _, notes = protected_file(file, DELTA, Job())
-    assert notes == [encode.NO_TEXTS]
+    _, notes = written(file, DELTA, Job())
+    assert notes == [extras.NO_TEXTS]
 
 
 def test_exif_data_keep_their_bytes(tmp_path: Path) -> None:
@@ -161,7 +169,7 @@ def test_exif_data_keep_their_bytes(tmp_path: Path) -> None:
     exif[0x010E] = "Zo## at sea"
     coded = exif.tobytes().replace(b"Zo##", "Zoë".encode())  # Pillow would write question marks
     file = saved(picture(), tmp_path, "a.jpg", exif=coded)
-    data, notes = protected_file(file, DELTA, Job())
+    data, notes = written(file, DELTA, Job())
     with Image.open(file) as old, Image.open(io.BytesIO(data)) as new:
         assert "Zoë".encode() in old.info["exif"] and new.info["exif"] == old.info["exif"]
     assert not notes
@@ -185,8 +193,8 @@ def test_no_preview_of_the_clean_picture_is_published(tmp_path: Path) -> None:
     coded = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + first + struct.pack(">I", second_at)
     file = saved(picture(), tmp_path, "a.jpg", exif=coded + second + bytes(4) + preview)
     assert preview in file.read_bytes()
-    data, notes = protected_file(file, DELTA, Job())
-    assert preview not in data and encode.JPEG_START not in data[3:]
+    data, notes = written(file, DELTA, Job())
+    assert preview not in data and b"\xff\xd8\xff" not in data[3:]
     assert notes == [encode.NO_PREVIEW]
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
 
@@ -202,23 +210,23 @@ def test_no_uncoded_preview_is_published(tmp_path: Path) -> None:
     coded = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + first + second + bytes(4) + pixels
     file = saved(picture(), tmp_path, "a.jpg", exif=coded)
     assert pixels in file.read_bytes()
-    data, notes = protected_file(file, DELTA, Job())
+    data, notes = written(file, DELTA, Job())
     assert pixels not in data and notes == [encode.NO_PREVIEW]
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
 
 
 def test_an_orientation_from_xmp_data_is_kept(tmp_path: Path) -> None:
-    """XMP data are not written, so the EXIF data must get the orientation."""
+    """XMP data are not written, so the picture is stored upright."""
     exif = Image.Exif()
     exif[0x010F] = "A camera"
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
     file = saved(picture((48, 32)), tmp_path, "a.jpg", exif=exif, xmp=xmp)
     with Image.open(file) as opened:
         assert opened.getexif()[0x0112] == 6
-    data, notes = protected_file(file, DELTA, Job())
-    assert notes == [encode.NO_TEXTS]
-    new = Image.open(io.BytesIO(data)).getexif()
-    assert (new[0x0112], new[0x010F]) == (6, "A camera")
+    data, notes = written(file, DELTA, Job())
+    assert notes == [extras.NO_TEXTS]
+    new = Image.open(io.BytesIO(data))
+    assert new.size == (32, 48) and dict(new.getexif()) == {0x010F: "A camera"}
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
@@ -227,7 +235,7 @@ def test_a_turned_picture_stands_upright_in_every_format(
     kind: str, format: Any, tmp_path: Path
 ) -> None:
     file = saved(picture((48, 32)), tmp_path, f"a.{kind}", exif=tagged(6))
-    data, _ = protected_file(file, DELTA, Job(format=format))
+    data, _ = written(file, DELTA, Job(format=format))
     new = Image.open(io.BytesIO(data))
     assert (new.size, new.getexif()[0x0112], new.getexif()[0x010F]) == ((48, 32), 6, "A camera")
 
@@ -237,18 +245,17 @@ def test_lossy_webp_is_as_large_as_it_was(quality: int, tmp_path: Path) -> None:
     rough = np.random.default_rng(0).normal(0, 20, (200, 300, 3)) + levels(picture((300, 200)))
     rough_picture = Image.fromarray(rough.clip(0, 255).astype(np.uint8))
     file = saved(rough_picture, tmp_path, "a.webp", quality=quality)
-    data, _ = protected_file(file, 0 * DELTA, Job())
+    data, _ = written(file, 0 * DELTA, Job())
     assert 0.9 < len(data) / file.stat().st_size < 1.3
-    whole, _ = protected_file(file, 0 * DELTA, Job(quality=95))
+    whole, _ = written(file, 0 * DELTA, Job(quality=95))
     assert len(whole) > 1.3 * len(data)
 
 
 @pytest.mark.parametrize("lossless", [True, False])
 def test_webp_stays_lossless_or_lossy(lossless: bool, tmp_path: Path) -> None:
     file = saved(picture((60, 40)), tmp_path, "a.webp", lossless=lossless, icc_profile=PROFILE)
-    data, _ = protected_file(file, DELTA, Job())
-    (tmp_path / "new.webp").write_bytes(data)
-    assert is_lossless_webp(tmp_path / "new.webp") == is_lossless_webp(file) == lossless
+    data, _ = written(file, DELTA, Job())
+    assert is_lossless_webp(data) == is_lossless_webp(file.read_bytes()) == lossless
     if lossless:
         moved = levels(Image.open(io.BytesIO(data))) - levels(Image.open(file))
         assert 0 < np.abs(moved).max() <= 8
@@ -258,15 +265,15 @@ def test_webp_stays_lossless_or_lossy(lossless: bool, tmp_path: Path) -> None:
 def test_transparency_that_cannot_be_kept_is_noted(mode: str, tmp_path: Path) -> None:
     whole = picture(mode="L") if mode == "1" else Image.new("I;16", (40, 30), 30_000)
     file = saved(whole.convert("1") if mode == "1" else whole, tmp_path, "a.png", transparency=0)
-    _, notes = protected_file(file, DELTA, Job())
-    assert encode.ON_WHITE in notes
+    _, notes = written(file, DELTA, Job())
+    assert original.ON_WHITE in notes
 
 
 def test_of_exif_data_that_are_too_long_the_orientation_is_kept(tmp_path: Path) -> None:
     exif = tagged(6)
     exif[0x9286] = b"x" * 70_000  # a comment longer than a JPEG's EXIF data may be
     file = saved(picture((60, 40)), tmp_path, "a.png", exif=exif)
-    data, notes = protected_file(file, DELTA, Job(format="jpg"))
+    data, notes = written(file, DELTA, Job(format="jpg"))
     assert dict(Image.open(io.BytesIO(data)).getexif()) == {0x0112: 6}
     assert notes == [encode.ONLY_ORIENTATION]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from photo_files import mixed_folder, save_each
+from ulelib.photos.copies import copies_of
 from ulelib.photos.folders import Label, find_pictures, image_set
 from ulelib.photos.names import folded, output_names, printable
 
@@ -40,6 +41,31 @@ class TestFindPictures:
             patch.setattr(os, "scandir", refused)
             assert find_pictures(folder, left_out) == []
         assert left_out.keys() == {"."} and "Permission denied" in left_out["."]
+
+    def test_folders_of_a_nas_or_a_system_are_left_out_and_told(self, folder: Path) -> None:
+        """Their thumbnails would become a class, and what was deleted would be published."""
+        before = find_pictures(folder)
+        names = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX",
+                 ".thumbnails")  # fmt: skip
+        save_each(folder, [f"{name}/IMG.jpg/THUMB.jpg" for name in names])
+        save_each(folder, ["others/@eaDir/0.png/THUMB.jpg", "others/@eaDir/x.jpg"])
+        left_out: dict[str, str] = {}
+        assert find_pictures(folder, left_out) == before
+        for name in names:
+            assert "thumbnails or deleted files" in left_out[name]
+        assert left_out["@eaDir"].endswith(", and 1 more of this name")
+        assert "others/@eaDir" not in left_out and "more" not in left_out["#recycle"]
+
+    def test_a_class_of_nothing_but_thumbnails_is_told_of(self, folder: Path) -> None:
+        save_each(folder, ["cat/@eaDir/0.jpg"])
+        left_out: dict[str, str] = {}
+        find_pictures(folder, left_out)
+        assert "thumbnails" in left_out["cat/@eaDir"]
+
+    def test_thumbnails_are_no_pictures_without_a_copy(self, tmp_path: Path) -> None:
+        save_each(tmp_path, ["mine/a/0.png", "mine/@eaDir/0.png/THUMB.jpg", "made/a/0.png"])
+        pairs, missing = copies_of(tmp_path / "mine", tmp_path / "made")
+        assert len(pairs) == 1 and missing == []
 
     def test_links_to_folders_are_not_followed_but_reported(self, folder: Path) -> None:
         before = find_pictures(folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import re
@@ -20,8 +22,8 @@ from ulelib.data import DataUnavailable
 from ulelib.defenders import DEFENDERS
 from ulelib.exploiters import exploit
 from ulelib.jobs import cells as cells_module
-from ulelib.jobs import inputs, records, strips
-from ulelib.jobs.cells import Mixture
+from ulelib.jobs import inputs, plan, records, strips
+from ulelib.jobs.cells import Design, Mixture
 from ulelib.jobs.lab import Lab
 from ulelib.jobs.store import Store
 from ulelib.pgd import ATTACKS, Pgd
@@ -53,6 +55,14 @@ def test_another_size_has_the_same_seeds_and_its_own_loop(folder: Path) -> None:
     assert size.seeds == [3, 5] and size.profile.loop.outer_batches == 3
     assert lab.profile.loop.outer_batches == 2
     assert key_of(lab.at("small").noise("ULEO", 5)) == key_of(lab.noise("ULEO", 5))
+
+
+def test_a_size_that_takes_long_has_the_first_seeds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = quick_profile(seeds=3)
+    ladder = {"small": profile, "long": dataclasses.replace(profile, seeds=1)}
+    monkeypatch.setitem(PROFILES, "smoke", dataclasses.replace(profile, ladder=ladder))
+    design = Design("smoke", [4, 7, 9, 11])
+    assert design.at("small").seeds == [4, 7, 9, 11] and design.at("long").seeds == [4]
 
 
 def test_a_record_tells_what_noise_is_made_of(lab: Lab) -> None:
@@ -595,8 +605,26 @@ def test_records_that_cannot_be_kept_say_what_to_set(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path / "file"))
-    with pytest.raises(OSError, match=r"no record can be kept in .*set ULELIB_RESULTS"):
+    with pytest.raises(OSError, match=r"nothing can be written in .*set ULELIB_RESULTS"):
         lab.save("page")
+    monkeypatch.setattr(plan, "run", None)  # not called: nothing is computed for no record
+    empty = Lab("smoke", store=tmp_path / "store")
+    with pytest.raises(OSError, match=r"nothing can be written in .*set ULELIB_RESULTS"):
+        empty.table([empty.cell("clean")])
+
+
+def test_records_on_a_disk_without_locks_say_what_to_set(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(tmp_path))
+    lab.table([lab.cell("clean")])
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match=r"cannot lock files .*set ULELIB_RESULTS"):
+        lab.save("page")
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_record_does_not_depend_on_what_was_stored(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +111,53 @@ def test_float_images_have_the_order_of_the_networks() -> None:
     images = machine.to_float(pixels)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, pixels / 255)
+
+
+class TestThreads:
+    @pytest.fixture(autouse=True)
+    def none_set(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(before)
+
+    def test_a_prepared_process_has_one(self) -> None:
+        machine.prepare()
+        assert torch.get_num_threads() == 1
+
+    def test_the_user_may_choose_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")  # torch has read it
+        machine.prepare()
+        assert torch.get_num_threads() == 2
+        machine.use_threads(3)
+        assert torch.get_num_threads() == 3
+
+    @pytest.mark.parametrize(("limit", "left"), [("1", 1), ("2", 2), ("", 2), ("many", 2)])
+    def test_never_more_than_the_limit(
+        self, limit: str, left: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
+        machine.use_threads(2)
+        assert torch.get_num_threads() == left
+
+
+BACKWARD = """
+from ulelib import machine
+machine.prepare()
+import torch
+from ulelib.models import build_model
+from ulelib.settings import op
+net = op("resnet18", width=0.25, blocks=1)
+model = machine.seeded_model(lambda: build_model(net, 10), 0)
+model(torch.rand(64, 3, 32, 32)).sum().backward()
+"""
+
+
+def test_a_limit_of_threads_does_not_hang_training() -> None:
+    """torch itself waits forever where OpenMP has fewer threads than it asks for."""
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "2"}
+    subprocess.run(
+        [sys.executable, "-c", BACKWARD], cwd=PROJECT, env=environment, check=True, timeout=120
+    )

@@ -179,7 +179,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n(x) ru
         ("text.jpg", b"no picture", "not a picture in one of the formats JPEG, PNG, BMP, WEBP"),
         ("empty.webp", b"", "not a picture"),
         ("program.jpg", EPS, "not a picture in one of the formats"),
-        ("gif.png", b"GIF89a" + bytes(50), "not a picture in one of the formats"),
+        ("gif.png", b"GIF89a" + bytes(50), "it is a GIF, whatever its name says: save it as PNG"),
         ("strip.png", png_of(2_000_000, 1), "2,000,000 x 1 pixels are a strip"),
         ("giant.png", png_of(60_000, 60_000), "decompression bomb"),
     ],
@@ -218,6 +218,14 @@ def test_pictures_that_would_be_left_out_are_an_error(tmp_path: Path) -> None:
     message = str(caught.value)
     for name in ("ant/b.gif", "ant/c.HEIC", "beside.jpg", "ant/d.tiff", "ant/more"):
         assert name in message
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "ant/@eaDir", "#recycle", "__MACOSX"])
+def test_thumbnails_and_deleted_pictures_are_no_class(name: str, tmp_path: Path) -> None:
+    picture(tmp_path / "ant" / "a.png", (40, 40))
+    picture(tmp_path / name / "a.png", (40, 40))
+    with pytest.raises(ValueError, match=f"{name} is a folder of thumbnails or deleted"):
+        data.image_folder(tmp_path)
 
 
 def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ import torch
 from helpers import PROJECT, QUICK_LAB, quick_profile, start_python
 from ulelib.exploiters import EXPLOITERS
 from ulelib.jobs import cluster as cluster_module
-from ulelib.jobs import execute, plan
+from ulelib.jobs import execute, executors, plan
 from ulelib.jobs.cluster import DaskExecutor, _compute_shared, dask_executor
 from ulelib.jobs.executors import InProcess, Processes, pool
 from ulelib.jobs.lab import Lab
@@ -102,6 +103,15 @@ def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     for one in made:
         one.shutdown()
+
+
+def test_without_shared_memory_this_process_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_semaphores(*_: object) -> Processes:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(executors, "Processes", no_semaphores)
+    with pytest.warns(UserWarning, match="/dev/shm"):
+        assert isinstance(pool(2, 1), InProcess)
 
 
 class Deadly(Processes):
@@ -342,6 +352,15 @@ def test_a_scheduler_that_is_not_there_is_an_error(
     with (
         pytest.raises(OSError, match="no Dask scheduler answers at tcp://127.0.0.1:9"),
         dask_executor("tcp://127.0.0.1:9", Store(tmp_path)),
+    ):
+        pass
+
+
+def test_an_encrypted_scheduler_without_certificates_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    with (
+        pytest.raises(OSError, match="start scheduler and workers with tcp://"),
+        dask_executor("tls://127.0.0.1:9", Store(tmp_path)),
     ):
         pass
 

@@ -12,19 +12,22 @@ import torch
 from PIL import Image
 
 from photo_files import (
+    GRAY,
     LEFT_OUT,
     PROTECTABLE,
     QUICK,
     contents,
     levels,
     mixed_folder,
+    picture,
     save_each,
+    tagged,
 )
 from ulelib import pictures
 from ulelib.csd import Separation
 from ulelib.data import ImageSet
 from ulelib.perturbation import Perturbation
-from ulelib.photos import encode, names
+from ulelib.photos import encode, names, original
 from ulelib.photos import protect as module
 from ulelib.photos.folders import Label, Refused
 from ulelib.photos.job import METHODS, Job
@@ -56,10 +59,13 @@ class TestFolder:
         assert set(reasons) == LEFT_OUT
         assert "animated" in reasons["moves.webp"] and "smaller than 16" in reasons["tiny.png"]
         changed = {Path(name).name: notes for name, notes in report.changed.items()}
-        assert changed["deep.png"] == f"{encode.SIXTEEN_BITS}; {encode.GRAY}"
-        assert set(changed) == {
-            "print.jpg", "deep.png", "scan.png", "palette.png", "gray.jpeg", "smoke.png",
-        }  # fmt: skip
+        assert changed["deep.png"] == original.SIXTEEN_BITS
+        assert set(changed) == {"print.jpg", "deep.png", "scan.png", "palette.png"}
+        unprotected = {Path(name).name: reason for name, reason in report.unprotected.items()}
+        assert unprotected == dict.fromkeys(GRAY, encode.GRAY)
+        lines = report.lines()
+        assert f"Written, but NOT PROTECTED, {len(unprotected)}:" in lines
+        assert lines[-1].startswith(f"{PROTECTABLE - len(unprotected)} pictures protected in ")
 
     def test_others_stay_as_they_are(self, tmp_path: Path) -> None:
         save_each(tmp_path / "me", ["0.png", "1.png", "2.png"])
@@ -204,6 +210,81 @@ class TestFolder:
         assert report.written == len(contents(folder.parent / "out")) == PROTECTABLE - 1
         (reason,) = [why for name, why in report.left_out.items() if name.endswith("smoke.png")]
         assert "no such mode" in reason
+
+
+class TestTold:
+    def test_pictures_that_are_protected_twice(self, tmp_path: Path) -> None:
+        """The noise of both adds up: 32 gray levels. A BMP has no place for a mark."""
+        names = ["a/0.jpg", "a/1.png", "b/2.webp", "b/3.bmp"]
+        save_each(tmp_path / "in", names)
+        first = protect(tmp_path / "in", tmp_path / "out", Job())
+        assert first.twice == () and first.changed == {}
+        again = protect(tmp_path / "out", tmp_path / "twice", Job(format="png"))
+        assert again.twice == ("a/0.jpg", "a/1.png", "b/2.webp") and again.changed == {}
+        third = protect(tmp_path / "twice", tmp_path / "third", Job())
+        assert {*third.twice} == {str(Path(name).with_suffix(".png")) for name in names}
+        lines = again.lines()
+        assert "Protected once more, 3:" in lines
+        assert any(line.startswith("  a/0.jpg: it was protected before") for line in lines)
+
+    def test_a_place_that_stays_is_told_of_once(self, tmp_path: Path) -> None:
+        for number, name in enumerate(["a/0.jpg", "a/1.png", "b/2.webp", "b/3.jpg"]):
+            file = tmp_path / "in" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            exif = tagged(6) if number < 3 else Image.Exif()
+            picture(seed=number).save(file, exif=exif)
+        report = protect(tmp_path / "in", tmp_path / "out", Job())
+        assert report.placed == 3
+        (line,) = [line for line in report.lines() if "GPS" in line]
+        assert line.startswith("3 written pictures say") and "--drop-location" in line
+        without = protect(tmp_path / "in", tmp_path / "clean", Job(drop_location=True))
+        assert without.placed == 0 and not any("GPS" in line for line in without.lines())
+
+
+def drawn_jpegs(root: Path, quality: int) -> None:
+    for number in range(6):
+        file = root / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture((96, 80), seed=number).save(file, quality=quality)
+
+
+class TestNotProtected:
+    @pytest.mark.parametrize(
+        ("quality", "strength"), [(1, 16), (3, 16), (10, 4), (30, 4), (20, 16), (75, 4), (75, 16)]
+    )
+    def test_are_pictures_whose_noise_is_gone(
+        self, quality: int, strength: int, tmp_path: Path
+    ) -> None:
+        """Not always are they unchanged: then 0 to 6 % of the noise is left."""
+        drawn_jpegs(tmp_path / "in", quality)
+        report = protect(tmp_path / "in", tmp_path / "out", Job(strength=strength))
+        gone = quality < 20
+        assert report.written == 6 and len(report.unprotected) == 6 * gone
+        assert all("of its noise is left" in why for why in report.unprotected.values())
+        assert report.lines()[-1].startswith(f"{6 * (not gone)} pictures protected in ")
+        assert report.changed == {}
+
+    def test_are_pictures_whose_noise_nobody_sees(self, tmp_path: Path) -> None:
+        save_each(tmp_path / "in", ["a/0.png", "a/1.png", "b/0.png"])
+        clear = picture((40, 40), "RGBA")
+        clear.putalpha(0)
+        clear.save(tmp_path / "in" / "b" / "clear.png")
+        report = protect(tmp_path / "in", tmp_path / "out", QUICK)
+        assert {*report.unprotected} == {"b/clear.png"} and report.written == 4
+
+    def test_are_told_after_a_resumed_run_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn_jpegs(tmp_path / "in", 1)
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(module.Unfinished, "finish", full_disk)
+            protect(tmp_path / "in", tmp_path / "out")
+        monkeypatch.setattr(module, "protected_file", None)
+        assert len(protect(tmp_path / "in", tmp_path / "out").unprotected) == 6
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 class TestNoise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -258,6 +259,20 @@ def test_a_store_where_something_else_stands_says_what_to_do(tmp_path: Path) -> 
     for use in (made, lambda store: store.find(SPEC)):
         with pytest.raises(OSError, match="Set ULELIB_STORE to a folder that can"):
             use(Store(tmp_path / "store"))
+
+
+def test_a_disk_without_locks_says_what_to_do(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with (
+        pytest.raises(OSError, match=r"cannot lock files .*set ULELIB_STORE to a folder on a disk"),
+        store.claim(SPEC),
+    ):
+        pass
 
 
 def test_a_home_folder_is_a_home_folder() -> None:

@@ -91,6 +91,48 @@ def test_runner_reports_a_failing_notebook_and_keeps_the_old_page(
     assert page.cells[-1].outputs[0].text == "3\n"
 
 
+def test_an_interrupted_notebook_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(source: str, target: str, *_: Any, **__: Any) -> None:
+        Path(target).write_text("")  # as papermill begins it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pages.papermill, "execute_notebook", interrupted)
+    monkeypatch.setattr(pages, "FAILED", tmp_path / "failed")
+    with pytest.raises(KeyboardInterrupt):
+        pages.run(tmp_path / "a.ipynb", tmp_path / "pages", {})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("ULELIB_STORE", "set ULELIB_STORE"),
+        ("ULELIB_RESULTS", "set ULELIB_RESULTS"),
+        ("pages", "--into"),
+        ("failed", "copy the project"),
+    ],
+)
+def test_runner_computes_nothing_that_it_cannot_write(
+    place: str,
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / place).write_text("no folder")
+    for variable in ("ULELIB_STORE", "ULELIB_RESULTS"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setattr(pages, "FAILED", tmp_path / "failed")
+    monkeypatch.setattr(collect, "compute", None)  # not called
+    into = str(tmp_path / "pages")
+    monkeypatch.setattr(sys, "argv", ["run", "--profile", "smoke", "--into", into])
+    assert runner.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("nothing can be written in") and remedy in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,6 +19,7 @@ from ulelib.files import PART
 from ulelib.perturbation import Perturbation
 from ulelib.photos import protect as module
 from ulelib.photos import unfinished
+from ulelib.photos.encode import About
 from ulelib.photos.folders import Refused
 from ulelib.photos.job import Job
 from ulelib.photos.protect import protect
@@ -81,17 +82,19 @@ class TestResume:
         assert contents(out) == contents(whole)
         assert len(again) == PROTECTABLE - 3
         assert report.changed == whole_report.changed
+        assert report.unprotected == whole_report.unprotected and len(report.unprotected) == 4
 
     def test_damaged_lines_of_the_journal_are_skipped(self, out: Path) -> None:
         work = Unfinished(out, {"names": []})
         work.folder.mkdir(parents=True)
-        work.note(Path("a/1.png"), [7, 8], ["CMYK became RGB"])
+        told = About(["CMYK became RGB"], "it is gray", twice=True, placed=True)
+        work.note(Path("a/1.png"), [7, 8], told)
         with work.journal.open("a") as opened:
             opened.write('["a"]\n{"picture": "a/2.png", "no')  # cut off by a kill
-        work.note(Path("a/3.png"), [9, 10], [])
+        work.note(Path("a/3.png"), [9, 10], About())
         assert work.written() == {
-            "a/1.png": ([7, 8], ["CMYK became RGB"]),
-            "a/3.png": ([9, 10], []),
+            "a/1.png": ([7, 8], told),
+            "a/3.png": ([9, 10], About()),
         }
 
     def test_an_original_that_was_changed_is_written_again(

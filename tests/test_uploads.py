@@ -106,6 +106,14 @@ class TestUnpack:
         with pytest.raises(Refused, match=r"1\.zip unpacks to 1 files"):  # together too much
             unpack(two, tmp_path / "e")
 
+    def test_an_encrypted_one_says_what_to_do(self, tmp_path: Path) -> None:
+        content = bytearray(zipped({"a/0.png": b"x"}))
+        for entry, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.index(entry) + flags] |= 1
+        with pytest.raises(Refused, match=r"a\.zip is encrypted: unpack it") as refused:
+            unpack([uploaded("a.zip", bytes(content))], tmp_path / "a")
+        assert "ZipInfo" not in str(refused.value)
+
     def test_names_that_are_too_long_are_refused(self, tmp_path: Path) -> None:
         long = f"{300 * 'a'}.png"
         for number, file in enumerate(

@@ -47,15 +47,19 @@ def run(notebook: Path, into: Path, parameters: dict[str, Any]) -> Path:
     """
     raw = FAILED / into.name / notebook.name  # a profile's own, since two may run at once
     raw.parent.mkdir(parents=True, exist_ok=True)
-    made = papermill.execute_notebook(
-        str(notebook),
-        str(raw),
-        parameters,
-        progress_bar=False,
-        extra_arguments=["--log-level=ERROR"],
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-    )
+    try:
+        made = papermill.execute_notebook(
+            str(notebook),
+            str(raw),
+            parameters,
+            progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+        )
+    except KeyboardInterrupt:  # no failure: nobody looks for a copy
+        raw.unlink(missing_ok=True)
+        raise
     text = nbformat.writes(clean(made)) + "\n"
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(

@@ -35,6 +35,8 @@ import retell
 import reword
 import sources
 import wanted
+from ulelib import machine
+from ulelib.files import check_writable
 from ulelib.jobs import records
 from ulelib.profiles import PROFILES
 
@@ -58,9 +60,28 @@ def main() -> int:
     os.environ.setdefault("ULELIB_RESULTS", str(results))
     if options.keep:
         os.environ["ULELIB_KEEP"] = "1"
+    try:
+        _check_folders(options)
+    except OSError as error:
+        print(error.strerror, file=sys.stderr)
+        return 1
     if options.minutes is not None:
         return 0 if _within(options) else 1
     return _reproduce(names, options)
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    """Check that stages, records and pages can be written, before any is computed.
+
+    Raises:
+        OSError: they cannot; says which and what to do.
+    """
+    records.check_writable(options.profile)
+    store = machine.folder("ULELIB_STORE", ".ulelib")
+    check_writable(store, "set ULELIB_STORE to a folder that you may write")
+    if options.minutes is None:
+        check_writable(options.into, "name another folder with --into")
+        check_writable(pages.FAILED, "copy the project into a folder that you may write")
 
 
 def _retell(name: str, options: argparse.Namespace) -> bool:

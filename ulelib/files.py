@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PART = ".part"  # ends the hidden name of a file that is being written,
@@ -34,6 +38,34 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Check that files can be written in a folder, which is made if missing: before hours of work.
+
+    Raises:
+        OSError: they cannot; says why, and the remedy.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"nothing can be written in {folder} ({reason}): {remedy}"
+        raise OSError(error.errno, message) from error
+
+
+@contextlib.contextmanager
+def lock_errors_explained(folder: Path, remedy: str) -> Iterator[None]:
+    """Say what to do where the disk of a folder has no locks, as some network disks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        message = f"the disk of {folder} cannot lock files ({error.strerror}): {remedy}"
+        raise OSError(error.errno, message) from error
 
 
 def sha256(path: Path) -> str:

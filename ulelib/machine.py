@@ -48,15 +48,41 @@ def keep_freed_memory() -> None:
         mallopt(m_top_pad, 256 * 2**20)
 
 
+def use_threads(count: int | None = None) -> None:
+    """Let torch compute with so many threads, in the calling thread and in those begun later.
+
+    Several threads wait for each other many times in each step. Where other processes have the
+    cores, two threads take over five times as long as one (see `benchmarks/README.md`). So a
+    training gets one thread, and trainings run side by side.
+
+    Args:
+        count: None: what `OMP_NUM_THREADS` says, else one. Never more than `OMP_THREAD_LIMIT`,
+            beyond which torch waits forever in its first backward pass (pytorch issue 91547).
+    """
+    if count is None:
+        count = torch.get_num_threads() if os.environ.get("OMP_NUM_THREADS") else 1
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    most = int(limit) if limit.isdecimal() and int(limit) > 0 else count
+    torch.set_num_threads(min(count, most))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return usable or 1
+
+
 def prepare() -> None:
-    """Prepare a process for training: memory (`keep_freed_memory`) and, on a GPU, the same bits in
-    every run: deterministic kernels, and float32 that is float32 (TF32 keeps 10 of its 23 bits).
+    """Prepare a process for training: threads (`use_threads`), memory (`keep_freed_memory`) and, on
+    a GPU, the same bits in every run: deterministic kernels, and float32 that is float32 (TF32
+    keeps 10 of its 23 bits).
 
     For whoever owns the process: a worker, the kernel of a page, a script. Call it before torch
     allocates its first tensor. An operation without a deterministic kernel warns, and its bits may
     differ from run to run.
     """
     keep_freed_memory()
+    use_threads()
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -340,7 +340,7 @@ def apply_delta(
     images: torch.Tensor, delta: torch.Tensor, epsilon: float, export: str = "exact"
 ) -> torch.Tensor:
     """Add noise to 8-bit images: where all experiments round and cast. (`protect` does both at each
-    picture's own size, `photos.encode.spread`.)
+    picture's own size, `photos.noise.spread`.)
 
     Args:
         images: `(N, 3, H, W)` uint8.

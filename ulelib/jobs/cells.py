@@ -117,15 +117,18 @@ class Design:
         self.seeds = _seeds(seed, n_seeds, self.profile.seeds)
 
     def at(self, size: str) -> Design:
-        """The same seeds at another size of the profile's ladder.
+        """The same seeds at another size of the profile's ladder; the first of them at a size that
+        takes so long that it has fewer (`Profile.seeds`).
 
         Raises:
             ValueError: its ladder has no such size.
         """
         if size not in self.profile.ladder:
             raise ValueError(f"size {size!r}; choose from {[*self.profile.ladder]}")
-        other = Design(self.profile.name, self.seeds)
-        other.profile = self.profile.ladder[size]
+        there = self.profile.ladder[size]
+        fewer = there.seeds < self.profile.seeds
+        other = Design(self.profile.name, self.seeds[: there.seeds] if fewer else self.seeds)
+        other.profile = there
         return other
 
     @functools.cached_property

@@ -35,7 +35,8 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
     first workers decide which; later ones must be like them.
 
     Args:
-        address: of the scheduler, `tcp://HOST:PORT`.
+        address: of the scheduler, `tcp://HOST:PORT`; for `tls://` Dask's own configuration must
+            name the certificates (`distributed.comm.tls`).
 
     Raises:
         ImportError: Dask is missing; says how to install it.
@@ -48,6 +49,11 @@ def dask_executor(address: str, store: Store) -> Iterator[Executor]:
         raise ImportError('Dask is missing: pip install ".[cluster]"') from error
     try:
         client = Client(address, set_as_default=False, timeout=PATIENCE)
+    except TypeError as error:  # of an encrypted connection without certificates
+        raise OSError(
+            f"{address} cannot be reached ({error}): start scheduler and workers with tcp://, or "
+            "name the certificates in Dask's configuration, under distributed.comm.tls"
+        ) from error
     except (OSError, ValueError) as error:
         raise OSError(
             f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler`, "

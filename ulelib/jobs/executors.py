@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,8 +34,8 @@ class InProcess(Executor):
         return done
 
 
-def pool(workers: int | None = None, threads: int | None = None) -> Processes:
-    """A pool of processes that compute stages.
+def pool(workers: int | None = None, threads: int | None = None) -> Executor:
+    """A pool of processes that compute stages; this process where it cannot share any with others.
 
     Args:
         workers: None: on a processor one for each core: two trainings on a thread each are faster
@@ -45,10 +46,18 @@ def pool(workers: int | None = None, threads: int | None = None) -> Processes:
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: at least 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if workers is None:
-        workers = PER_GPU * torch.cuda.device_count() or cores or 1
-    return Processes(workers, threads or max(1, (cores or 1) // workers))
+        workers = PER_GPU * torch.cuda.device_count() or machine.cores()
+    try:
+        return Processes(workers, threads or max(1, machine.cores() // workers))
+    except (OSError, NotImplementedError) as error:  # they share semaphores, in /dev/shm
+        warnings.warn(
+            f"no processes can work together here ({error}; is there a /dev/shm?): everything is "
+            "computed in this process, one after the other",
+            stacklevel=2,
+        )
+        machine.use_threads(threads)
+        return InProcess()
 
 
 class Processes(Executor):
@@ -99,7 +108,7 @@ def _initialise(threads: int, place: int) -> None:
     # Of the code that was imported now, whatever is edited or committed later:
     machine.commit(), machine.code_and_machine()
     machine.prepare()
-    torch.set_num_threads(threads)
+    machine.use_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
     os.environ["TQDM_DISABLE"] = "1"  # the one progress display is the plan's

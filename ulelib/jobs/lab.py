@@ -206,6 +206,7 @@ class Lab(Design):
     def _compute(self, wanted: Iterable[Stage]) -> None:
         every = list(wanted)
         while missing := self.missing(every):
+            records.check_writable(self.profile.name)
             plan.run(missing, self.store)
 
     def _record(self, stage: Stage) -> dict[str, Any]:

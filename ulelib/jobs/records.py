@@ -29,13 +29,13 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from ulelib import machine, settings
+from ulelib import files, machine, settings
 from ulelib.bilevel import Bilevel
 from ulelib.contrastive import Contrastive, Transferable
 from ulelib.csd import Separation
 from ulelib.defenders import Poison, Random
 from ulelib.exploiters import Exploiter
-from ulelib.files import write_text
+from ulelib.files import lock_errors_explained, write_text
 from ulelib.jobs.schema import check_page, check_stage
 from ulelib.learners import Supervised
 from ulelib.linearized import Linearized
@@ -56,6 +56,7 @@ SPECS: dict[str, type] = {
         *(Pgd, Exploiter, Projection, Recipe),
     )
 }
+REMEDY = "set ULELIB_RESULTS to a folder on another disk, or one that you may write"
 STAGES = "stages"  # a folder, beside the pages
 REPLACED = "replaced.json"
 KEPT = ("accuracy", "train_accuracy", "noise", "seconds")  # of a result that was replaced
@@ -125,15 +126,10 @@ def save(page: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Path:
         ValueError: a record that is there is damaged.
     """
     folder = machine.folder("ULELIB_RESULTS", "_build/results") / page["profile"]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"no record can be kept in {folder} ({error}): set ULELIB_RESULTS"
-        ) from error
+    check_writable(page["profile"])
     path = folder / f"{page['page']}.json"
     record = {**page, "stages": sorted(stages), **machine.made_by()}
-    with FileLock(folder / f".{STAGES}.lock"):
+    with lock_errors_explained(folder, REMEDY), FileLock(folder / f".{STAGES}.lock"):
         before = _known_in(folder)
         _keep_replaced(folder / REPLACED, before, stages)
         every = before | stages
@@ -142,6 +138,15 @@ def save(page: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Path:
         wanted = {key for one in _pages(folder).values() for key in one["stages"]}
         _write_stages(folder, {key: stage for key, stage in every.items() if key in wanted})
     return path
+
+
+def check_writable(profile: str) -> None:
+    """Check that `save` can write a profile's records.
+
+    Raises:
+        OSError: it cannot; says which folder and what to set.
+    """
+    files.check_writable(machine.folder("ULELIB_RESULTS", "_build/results") / profile, REMEDY)
 
 
 def read(page: str, profile: str) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -25,11 +25,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ulelib.files import sha256, write_text
+from ulelib.files import lock_errors_explained, sha256, write_text
 from ulelib.jobs.schema import check_made_by
 from ulelib.settings import described, key_of
 
 MANIFEST = "artifact.json"
+NO_LOCKS = "set ULELIB_STORE to a folder on a disk of this machine"
 
 
 class Store:
@@ -74,7 +75,8 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(place.with_suffix(".lock"))
             try:
-                lock.acquire(timeout=-1 if wait else 0)
+                with lock_errors_explained(self.folder, NO_LOCKS):
+                    lock.acquire(timeout=-1 if wait else 0)
             except Timeout:
                 yield False
                 return

@@ -9,6 +9,7 @@ where the kernel runs, and nothing is sent anywhere else.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import itertools
 import operator
@@ -17,27 +18,55 @@ import re
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
+import torch
 
-from ulelib.photos.check import check
+from ulelib import machine
+from ulelib.photos.check import Ended, check
 from ulelib.photos.copies import copies_of, examples_of
 from ulelib.photos.folders import Refused
-from ulelib.photos.job import FORMATS, METHODS, Job
+from ulelib.photos.job import Job
 from ulelib.photos.names import printable
+from ulelib.photos.picker import STYLE, FolderPicker
 from ulelib.photos.protect import protect
 from ulelib.photos.report import AMPLIFIED, check_writable, side_by_side, write_report
 from ulelib.photos.uploads import unpack
 
 EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may contain
 STRENGTHS = (2, 32)  # range of the slider
-WORKING_SIZES = (8, 16, 32, 64, 128)
+OWN_SIZE = 0  # the method's own; a dropdown shows nothing for None
+PATTERNS = {
+    OWN_SIZE: "what suits the noise",
+    8: "large soft clouds (8)",
+    16: "clouds (16)",
+    32: "fine grain (32)",
+    64: "finer grain (64)",
+    128: "finest grain (128)",
+}
+NOISES = {  # the methods of `Job`, by what a person can choose by
+    "CSD": "Quick: seconds; turning gray undoes it (CSD)",
+    "ULEO-GrayAugs": "Withstands gray: minutes; a blur undoes it (ULEO-GrayAugs)",
+    "ULEO": "Learned: minutes (ULEO)",
+    "ULEO-Augs": "Learned, against cropping: minutes (ULEO-Augs)",
+    "ULEO-Grays": "Learned, against turning gray: minutes (ULEO-Grays)",
+    "ULEO class-wise": "Learned, one for each person: minutes (ULEO class-wise)",
+}
+FILES = {"keep": "as the pictures have it", "png": "PNG", "jpg": "JPEG"}
+# The last level of a strength that is described so.
+VISIBLE = ((8, "subtle: hard to see, protects far less"), (15, "visible"), (32, "plainly visible"))
+WIDE = "min(47%, 40em)"  # of a picture before and after; they are displayed enlarged
 # Lines of progress, of which only the latest is displayed.
-PROGRESS = re.compile(r"(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (read|written)(?:$|, )")
+MAKING = "making the noise: "
+PROGRESS = re.compile(
+    rf"{MAKING}(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (read|written)(?:$|, )"
+)
+# What is measured of a round of the noise says nothing to a photographer.
+ROUND = re.compile(r"^(round|pass) (\d+ of \d+): [^,]*")
 UNFINISHED = (
     "Stopped. The folder is not finished: do not publish it. Protect continues the work, with the "
     "same pictures and settings."
@@ -47,7 +76,6 @@ ADVICE = (
     "One folder for each person or thing, with its pictures. Pictures of one person alone need "
     "pictures of others beside them, which stay as they are."
 )
-STYLE = {"description_width": "11em"}
 ERROR_COLOUR = "#b00020"
 
 
@@ -58,11 +86,29 @@ class Stopped(Exception):
     """The button "Stop" was pressed."""
 
 
+@contextlib.contextmanager
+def _stoppable(stopping: threading.Event) -> Iterator[None]:
+    """Within it, each pass of this thread through a network ends with `Stopped` once `stopping` is
+    set: a round of training reports its progress only at its end."""
+    mine = threading.get_ident()
+
+    def ask(*_: Any) -> None:
+        if threading.get_ident() == mine and stopping.is_set():
+            raise Stopped
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(ask)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class App(widgets.VBox):
     """Controls to choose pictures, protect, compare and download them, and measure the protection.
 
     The work is done in a thread, so that it can be stopped: it ends the next time it reports its
-    progress. Running the cell again stops the work of the app before it, since its button is gone.
+    progress, or a network gets its next batch. Running the cell again stops the work of the app
+    before it, since its button is gone.
 
     Args:
         folder, others: initial content of the fields for pictures, and for pictures of others.
@@ -91,8 +137,10 @@ class App(widgets.VBox):
                 self.source,
                 self._here,
                 self._upload,
-                widgets.HBox([self.method, self.size, self.format]),
-                widgets.HBox([self.strength, self.drop_location]),
+                self.method,
+                widgets.HBox([self.strength, self.seen]),
+                self.size,
+                widgets.HBox([self.format, self.drop_location]),
                 widgets.HBox([self.protect_button, self.stop_button]),
                 self.messages,
                 self.comparison,
@@ -112,29 +160,32 @@ class App(widgets.VBox):
         self.source = widgets.ToggleButtons(
             options=[HERE, UPLOADED], style={"button_width": "15em"}
         )
-        self.folder = _text_field("Pictures", folder, "such as ~/Pictures/to publish")
-        self.others = _text_field("Of other people", others, "if yours are of one person alone")
-        self.out = _text_field("Write to", "", "a new folder")
+        own = FolderPicker("Pictures", folder, "such as ~/Pictures/to publish")
+        theirs = FolderPicker("Of other people", others, "if yours are of one person alone")
+        out = FolderPicker("Write to", "", "a new folder")
+        self.folder, self.others, self.out = own.field, theirs.field, out.field
         self.own_files = _file_upload("Pictures, or a zip file")
         self.other_files = _file_upload("Of other people")
-        self._here = widgets.VBox([self.folder, self.others, self.out])
-        self._upload = widgets.VBox([self.own_files, self.other_files])
+        self.hint = widgets.HTML()
+        self._here = widgets.VBox([own, theirs, out])
+        self._upload = widgets.VBox([self.own_files, self.other_files, self.hint])
+        for files in (self.own_files, self.other_files):
+            files.observe(self._show_hint, "value")
         self.source.observe(self._show_source, "value")
         self.folder.observe(self._name_out, "value")
 
     def _make_settings(self) -> None:
         """The fields of `Job`."""
-        self.method = _dropdown("Method", METHODS, Job.method)
-        self.format = _dropdown("Format", FORMATS, Job.format)
-        sizes = [("the method's own", None), *((str(size), size) for size in WORKING_SIZES)]
-        self.size = _dropdown("Working size", sizes, Job.size)
+        self.method = _dropdown("Noise (method)", NOISES, Job.method)
+        self.format = _dropdown("Files (format)", FILES, Job.format)
+        self.size = _dropdown("Pattern (working size)", PATTERNS, OWN_SIZE)
         half = widgets.Layout(width="30em")
         self.strength = widgets.IntSlider(
-            Job.strength, *STRENGTHS, description="Strength", style=STYLE, layout=half
+            Job.strength, *STRENGTHS, description="Strength (gray levels)", style=STYLE, layout=half
         )
-        self.strength.tooltip = (
-            "Gray levels. 16 may be visible; 8 is hard to see, but CSD then protects far less."
-        )
+        self.seen = widgets.HTML()
+        self.strength.observe(self._show_seen, "value")
+        self._show_seen()
         self.drop_location = widgets.Checkbox(
             False, description="Leave out where pictures were taken", indent=False, layout=half
         )
@@ -152,6 +203,20 @@ class App(widgets.VBox):
     def _show_source(self, *_: Any) -> None:
         self._here.layout.display = "" if self.source.value == HERE else "none"
         self._upload.layout.display = "none" if self.source.value == HERE else ""
+
+    def _show_seen(self, *_: Any) -> None:
+        self.seen.value = next(text for most, text in VISIBLE if self.strength.value <= most)
+
+    def _show_hint(self, *_: Any) -> None:
+        """What loose pictures are taken for, as soon as they are chosen."""
+        self.hint.value = ""
+        if any(not file["name"].lower().endswith(".zip") for file in self.own_files.value):
+            missing = not self.other_files.value
+            self.hint.value = (
+                "These pictures are not in folders, so they count as one person or thing. "
+                + "Upload pictures of other people as well, or a zip file with a folder for each "
+                "person or thing." * missing
+            )
 
     def _name_out(self, *_: Any) -> None:
         """Name the output folder after the folder of pictures, beside it."""
@@ -178,6 +243,7 @@ class App(widgets.VBox):
 
         def say(line: str, colour: str = "inherit") -> None:
             nonlocal activity
+            line = ROUND.sub(rf"{MAKING}\1 \2", line)
             found = PROGRESS.match(line)
             before, activity = activity, found and (found[1] or found[2])
             if activity and activity == before:
@@ -192,9 +258,11 @@ class App(widgets.VBox):
             say(line)
 
         def run() -> None:
+            machine.use_threads()
             try:
-                work(say, say_or_stop)
-            except Stopped:
+                with _stoppable(self._stopping):
+                    work(say, say_or_stop)
+            except (Stopped, Ended):
                 say(stopped)
             except (ValueError, OSError, RuntimeError) as error:
                 say(str(error), ERROR_COLOUR)
@@ -224,7 +292,7 @@ class App(widgets.VBox):
         job = Job(
             method=self.method.value,
             strength=self.strength.value,
-            size=self.size.value,
+            size=self.size.value or None,
             format=self.format.value,
             drop_location=self.drop_location.value,
         )
@@ -244,14 +312,16 @@ class App(widgets.VBox):
         folder, out, others = self._done
         page = out.resolve().with_name(f"{out.resolve().name}.html")
         check_writable(page)
-        say("training on clean and on protected pictures; this takes minutes, or an hour")
-        findings = check(folder, out, others=others, report=say_or_stop)
+        say("training on clean and on protected pictures")
+        ended = self._stopping.is_set
+        findings = check(folder, out, others=others, report=say_or_stop, ended=ended)
         page, _ = write_report(findings, page)
         inside = html.escape(page.read_text(encoding="utf-8"))
         self.report.value = (
             f'<iframe title="How well are these pictures protected?" srcdoc="{inside}" '
             'style="width: 100%; height: 50em; border: 1px solid #ccc"></iframe>'
         )
+        say(findings.verdict)
         say(f"the report: {page}")
 
     def _folders(self, job: Job) -> tuple[Path, Path | None, Path]:
@@ -283,11 +353,6 @@ class App(widgets.VBox):
         return own, others, place / f"protected {' '.join(map(str, astuple(job)))}"
 
 
-def _text_field(label: str, value: str, hint: str) -> widgets.Text:
-    wide = widgets.Layout(width="95%")
-    return widgets.Text(value, description=label, placeholder=hint, layout=wide, style=STYLE)
-
-
 def _file_upload(label: str) -> widgets.FileUpload:
     return widgets.FileUpload(
         accept=".zip,image/*",
@@ -297,24 +362,29 @@ def _file_upload(label: str) -> widgets.FileUpload:
     )
 
 
-def _dropdown(label: str, options: Sequence[Any], value: Any) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=value, description=label, style=STYLE)
+def _dropdown(label: str, named: Mapping[Any, str], value: Any) -> widgets.Dropdown:
+    """A list of values, each displayed as its name."""
+    options = [(name, value) for value, name in named.items()]
+    wide = widgets.Layout(width="40em")
+    return widgets.Dropdown(
+        options=options, value=value, description=label, style=STYLE, layout=wide
+    )
 
 
 def _compared(pictures: Mapping[str, str]) -> str:
     """HTML of what `side_by_side` returns."""
     figures = [
-        ("before", pictures["name"]),
-        ("after", "protected"),
-        ("difference", f"difference, times {AMPLIFIED}"),
+        ("before", WIDE, pictures["name"]),
+        ("after", WIDE, "protected"),
+        ("difference", "12em", f"difference, times {AMPLIFIED}"),
     ]
     return (
         "<p>"
         + "".join(
-            '<span style="display: inline-block; margin-right: 0.5em">'
-            f'<img alt="{key}" src="{pictures[key]}" style="image-rendering: pixelated"><br>'
+            f'<span style="display: inline-block; margin-right: 0.5em; width: {width}">'
+            f'<img alt="{key}" src="{pictures[key]}" style="width: 100%"><br>'
             f"<small>{html.escape(caption)}</small></span>"
-            for key, caption in figures
+            for key, width, caption in figures
         )
         + "</p>"
     )

@@ -6,49 +6,53 @@
 Part of the clean pictures is held out. Small networks, of another architecture than the network the
 noise is made with, are trained on the rest: once clean and once protected, each after a filter that
 anyone can apply. Their accuracy on the held-out pictures is compared. No result means "safe": the
-report has a number for each exploiter, and lists those the pictures are not protected against.
+report has a number for each exploiter, and lists those the pictures are not protected against, as
+far as so many pictures can tell (`findings`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-import torch
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
-from ulelib import data, pictures
+from ulelib import machine, pictures
 from ulelib.data import ImageSet, is_available
 from ulelib.exploiters import EXPLOITERS, Exploiter, exploit
 from ulelib.jobs import execute
 from ulelib.jobs.lab import Lab
 from ulelib.jobs.store import Store
-from ulelib.machine import device, fastest_precision
-from ulelib.models import headless
+from ulelib.machine import device, fastest_precision, logits, seeded_model, to_float
+from ulelib.models import build_model, headless
 from ulelib.pgd import Pgd
-from ulelib.photos.copies import Pair, copies_of, examples_of, similarity
-from ulelib.photos.folders import Label, Photo, Refused, find_pictures, image_set
+from ulelib.photos.copies import copies_of, examples_of, similarity
+from ulelib.photos.findings import Findings, Line, foreseen
+from ulelib.photos.folders import find_pictures
+from ulelib.photos.trial import Read, Trial, divided, partly_protected, read
 from ulelib.pretraining import features, linear_probe
 from ulelib.recipe import Recipe
 from ulelib.settings import Op, op
 from ulelib.specs import Run
 
+T = TypeVar("T")
 # Not the network that the noise is made with (`profiles.CPU.loop.net`).
 NET = op("resnet18", width=0.25, blocks=1)
 # The usual network for photographs. Its first layers halve a picture twice, so it hardly sees fine
 # noise (the book's page 14b).
 USUAL = op("resnet18", width=0.5, stem="torchvision")
 STEPS = 400  # least number of each training: networks learn pictures before they learn fine noise
-HELD_OUT = 0.25  # of each class
-FEWEST = 4  # pictures of a class that can be divided
-# Protection fails where it leaves more than this share of the clean accuracy above guessing.
-FAILURE = 0.5
+MOST_AT_ONCE = 4  # trainings: more would wait for each other, being in one process
+LARGEST_BATCH = 64
+TIMED = 3  # steps
+LOOK_AGAIN = 0.5  # seconds between two looks whether to end
 
 CROP_FLIP = "cropping and mirroring"
 # What an exploiter may do with the pictures first, in the words of the report.
@@ -69,93 +73,8 @@ FILTERS: dict[str, Exploiter] = {
     ),
 }
 SHARES = (0.8, 0.5)  # of the pictures that are protected, where the exploiter has the rest clean
+Report = Callable[[str], None]
 FeatureSource = Literal["auto", "imagenet", "cifar10", "shapes"]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One exploiter's accuracy on held-out clean pictures, in percent.
-
-    Attributes:
-        does: what it does with the pictures, in words.
-        clean, protected: accuracy after training on clean pictures, and on protected ones.
-        left: share of the clean accuracy above guessing that is left on protected pictures; NaN
-            where clean training is no better than guessing.
-    """
-
-    does: str
-    clean: float
-    protected: float
-    left: float
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What `check` measured.
-
-    Attributes:
-        lines: one for each exploiter.
-        guessing: accuracy of always naming the largest class, in percent.
-        trained, held_out: numbers of pictures.
-        psnr, ssim: see `similarity`.
-        missing: printable names of pictures without a copy.
-        unused: number of pairs that cannot be read, or are of a class with too few pictures.
-        examples: a few pictures and their copies.
-        features: what the network was trained on whose features the linear classifier gets.
-        size: pixels a side in all trainings, except that of `USUAL`: that gets twice as many.
-        seconds: duration of the check.
-        among_others: whether pictures of other people were in all trainings.
-        folders: of the pictures, of their copies and, if given, of the pictures of others.
-        seed: of the division and of all trainings.
-    """
-
-    lines: tuple[Line, ...]
-    guessing: float
-    trained: int
-    held_out: int
-    psnr: float
-    ssim: float
-    missing: tuple[str, ...]
-    unused: int
-    examples: tuple[Pair, ...]
-    features: str
-    size: int
-    seconds: float
-    among_others: bool = False
-    folders: tuple[Path, ...] = ()
-    seed: int = 0
-
-    @property
-    def fails(self) -> list[Line]:
-        """The exploiters that the pictures are not protected against, the worst first."""
-        found = [line for line in self.lines if line.left > FAILURE and line not in self.undecided]
-        return sorted(found, key=lambda line: -line.left)
-
-    @property
-    def undecided(self) -> list[Line]:
-        """Results that may be chance with so few held-out pictures: training on clean pictures is
-        not far enough above guessing, or training on protected ones not far enough below the
-        accuracy at which protection fails."""
-        return [
-            line
-            for line in self.lines
-            if line.clean - self.guessing < self.chance
-            or 0 <= self._limit(line) - line.protected < self.chance
-        ]
-
-    def _limit(self, line: Line) -> float:
-        """The accuracy on protected pictures above which protection fails."""
-        return self.guessing + FAILURE * (line.clean - self.guessing)
-
-    @property
-    def chance(self) -> float:
-        """Percentage points by which two accuracies may differ by chance."""
-        return by_chance(self.held_out)
-
-
-def by_chance(count: int) -> float:
-    """Percentage points by which two accuracies on `count` pictures may differ by chance."""
-    return 100 / math.sqrt(count)
 
 
 def check(
@@ -167,14 +86,16 @@ def check(
     seed: int = 0,
     features_of: FeatureSource = "auto",
     store: Store | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
+    ended: Callable[[], bool] = lambda: False,
 ) -> Findings:
     """Train exploiters on pictures and on their protected copies, and compare.
 
+    It first reports what can be said with so many pictures, and about how long it will take.
+
     Args:
         clean, protected: folders, see `copies_of`; with `others` each may be a single class.
-        others: clean pictures of other people, which every exploiter has, too. Only one's own
-            pictures are held out and measured.
+        others: clean pictures of other people, in all trainings; only one's own are measured.
         size: pixels a side to which the exploiters scale the pictures.
         seed: of the division and of all trainings.
         features_of: data set of the network whose features a linear classifier gets; "auto":
@@ -182,35 +103,33 @@ def check(
             ResNet-18, which is downloaded.
         store: keeps that network; None: `Lab`'s default.
         report: callback, called with lines of text about the progress.
+        ended: asked after each epoch of each training whether to end.
 
     Raises:
         Refused: there are no pairs, or too few pictures to hold some out.
+        Ended: `ended` said so.
     """
     started = time.perf_counter()
     folders = tuple(Path(one).expanduser() for one in (clean, protected, others) if one is not None)
     found, missing = copies_of(folders[0], folders[1], flat=others is not None)
     foreign = None if others is None else find_pictures(folders[2], flat=True)
-    read = _read(found, foreign, size)
-    trial = _divided(read, seed)
-    _warn_of_chance(trial, report)
-    report("getting a network that was trained on other pictures")
-    knows, backbone = _backbone(features_of, store)
-    results = _Results(trial.guessing, report)
-    _train_after_each_filter(trial, results)
-    _train_usual_network(_divided(_read(found, foreign, 2 * size), seed), 2 * size, results)
-    _train_on_partly_protected(trial, results)
-    _train_linear_classifier(trial, knows, backbone, results)
-    psnr, ssim = similarity(read.pairs)
+    once, twice = (read(found, foreign, pixels) for pixels in (size, 2 * size))
+    trial, larger = (divided(one, seed) for one in (once, twice))
+    _say_first(once, trial, report)
+    knows, lines = _measured(trial, larger, features_of, store, report, ended)
+    psnr, ssim = similarity(once.pairs)
     return Findings(
-        lines=tuple(results.lines),
+        lines=lines,
         guessing=trial.guessing,
         trained=len(trial.clean),
         held_out=len(trial.held_out),
+        own=len(once.pairs),
         psnr=psnr,
         ssim=ssim,
         missing=tuple(missing),
-        unused=len(found) - len(read.pairs),
-        examples=examples_of(read.pairs),
+        bare=once.bare,
+        unused=len(found) - len(once.pairs),
+        examples=examples_of(once.pairs),
         features=knows,
         size=size,
         seconds=time.perf_counter() - started,
@@ -220,120 +139,165 @@ def check(
     )
 
 
-# --- reading and dividing ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Read:
-    """All pictures, as an exploiter scales them.
-
-    Attributes:
-        clean, protected: in the same order; pictures of others are the same in both.
-        own: labels of one's own classes.
-        pairs: one's own pictures that are in both.
-    """
-
-    clean: ImageSet
-    protected: ImageSet
-    own: tuple[int, ...]
-    pairs: list[Pair]
-
-
-def _read(own: list[Pair], others: list[Photo] | None, size: int) -> _Read:
-    """Read pictures and copies; leave out what cannot be read and classes with too few pictures.
-
-    Raises:
-        Refused: fewer than two classes are left, or none of one's own, or none of others.
-    """
-    every = [(pair.picture, pair.copy, Label(pair.label, own=True)) for pair in own]
-    every += [(photo.file, photo.file, Label(photo.label, own=False)) for photo in others or ()]
-    files = list(dict.fromkeys(file for row in every for file in row[:2]))
-    pixels, problems = pictures.read_each(files, size)
-    index_of = {file: index for index, file in enumerate(files)}
-    sides = [(index_of[picture], index_of[copy]) for picture, copy, _ in every]
-    labels = [label for *_, label in every]
-    readable = [row for row, both in enumerate(sides) if not problems.keys() & both]
-    counts = Counter(labels[row] for row in readable)
-    kept = [row for row in readable if counts[labels[row]] >= FEWEST]
-    if len({labels[row] for row in kept}) < 2:
-        have = ", ".join(sorted(f"{label}: {count}" for label, count in counts.items()))
-        raise Refused(
-            f"there must be two classes or more with {FEWEST} readable pictures each, to train on "
-            f"some and hold others out; readable are {have or 'none'}"
-        )
-    if not any(labels[row].own for row in kept):
-        raise Refused(f"there must be {FEWEST} or more readable pictures of your own in a class")
-    if others is not None and all(labels[row].own for row in kept):
-        raise Refused(f"there must be {FEWEST} or more readable pictures of others in a class")
-    first, second = ([sides[row][side] for row in kept] for side in (0, 1))
-    kept_labels = [labels[row] for row in kept]
-    clean, own_labels = image_set(pixels[first], kept_labels, "clean pictures")
-    protected, _ = image_set(pixels[second], kept_labels, "protected pictures")
-    return _Read(clean, protected, own_labels, [own[row] for row in kept if row < len(own)])
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """What exploiters are trained and measured on.
-
-    Attributes:
-        clean, protected: the pictures to train on; those of others are clean in both.
-        held_out: clean pictures of one's own, in neither.
-        guessing: see `Findings`.
-        seed: of the division, and of the trainings.
-    """
-
-    clean: ImageSet
-    protected: ImageSet
-    held_out: ImageSet
-    guessing: float
-    seed: int
-
-
-def _divided(read: _Read, seed: int) -> _Trial:
-    """Hold out pictures of each of one's own classes."""
-    train, test = _training_and_held_out_rows(read.clean, seed)
-    own = torch.tensor(read.own)
-    clean = read.clean.select(train)
-    held_out = read.clean.select(test[torch.isin(read.clean.labels[test], own)])
-    among_others = len(own) < len(read.clean.classes)
-    guessing = _guessing(clean if among_others else held_out, own)
-    return _Trial(clean, read.protected.select(train), held_out, guessing, seed)
-
-
-def _training_and_held_out_rows(images: ImageSet, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows to train on and rows held out, of every class."""
-    generator = torch.Generator().manual_seed(seed)
-    train, test = [], []
-    for label in range(len(images.classes)):
-        rows = (images.labels == label).nonzero()[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        count = max(1, round(HELD_OUT * len(rows)))
-        test.append(rows[:count])
-        train.append(rows[count:])
-    order = torch.cat(train)
-    return order[torch.randperm(len(order), generator=generator)], torch.cat(test)
-
-
-def _guessing(images: ImageSet, own: torch.Tensor) -> float:
-    """Share of the largest of one's own classes, in percent: the accuracy of always naming it; or,
-    among others, of naming each class as often as it occurs."""
-    counts = torch.bincount(images.labels, minlength=len(images.classes))
-    return 100 * float(counts[own].max()) / len(images)
-
-
-def _warn_of_chance(trial: _Trial, report: Callable[[str], None]) -> None:
-    """Say so if there are too few pictures for any result."""
-    chance, room = by_chance(len(trial.held_out)), 100 - trial.guessing
-    if chance > room:
+def _say_first(once: Read, trial: Trial, report: Report) -> None:
+    """What can be said with so many pictures, and how many copies have no noise."""
+    rows = len(FILTERS) + len(SHARES) + 2  # see `_begun`
+    report(foreseen(len(once.pairs), len(trial.held_out), trial.guessing, rows))
+    if once.bare:
         report(
-            f"with {len(trial.held_out)} held-out pictures the report cannot say anything: results "
-            f"differ by up to {chance:.0f} points by chance, and guessing is only {room:.0f} "
-            "points below perfect. Use more pictures"
+            f"{len(once.bare)} of {len(once.pairs)} copies have no noise, such as {once.bare[0]}"
         )
 
 
-# --- exploiters ----------------------------------------------------------------------------------
+def _measured(
+    trial: Trial,
+    larger: Trial,
+    features_of: FeatureSource,
+    store: Store | None,
+    report: Report,
+    ended: Callable[[], bool],
+) -> tuple[str, tuple[Line, ...]]:
+    """What `_backbone` knows, and a line for each exploiter."""
+    with _Trainings(ended) as work:
+        report(f"the trainings take some {_foreseen_time(work, trial, larger)}")
+        report("getting a network that was trained on other pictures")
+        knows, backbone = _backbone(features_of, store)
+        begun = _begun(work, trial, larger, knows, backbone)
+        results = _Results(trial.guessing, len(begun), report)
+        for does, clean, protected in begun:
+            results.add(does, work.result(clean), work.result(protected))
+    return knows, tuple(results.lines)
+
+
+# --- trainings side by side ----------------------------------------------------------------------
+
+
+class Ended(Exception):
+    """A check was ended before it was finished."""
+
+
+class _Trainings:
+    """Trainings in threads, as a context manager; leaving it ends those that are not finished.
+
+    Threads, not processes: they need no copies of the pictures, and work in any script.
+
+    Args:
+        ended: see `check`.
+    """
+
+    def __init__(self, ended: Callable[[], bool]) -> None:
+        self.ended, self.left = ended, threading.Event()
+        on_cpu = device().type == "cpu"
+        self.width = min(machine.cores(), MOST_AT_ONCE) if on_cpu else 1
+        self.pool = ThreadPoolExecutor(self.width, initializer=machine.use_threads)
+
+    def __enter__(self) -> _Trainings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.left.set()
+        self.pool.shutdown(cancel_futures=True)
+
+    def begin(self, work: Callable[..., T], *given: Any) -> Future[T]:
+        return self.pool.submit(work, *given)
+
+    def result(self, future: Future[T]) -> T:
+        """What a training gave.
+
+        Raises:
+            Ended: `ended` said so.
+        """
+        while not self.ended():
+            with contextlib.suppress(TimeoutError):
+                return future.result(timeout=LOOK_AGAIN)
+        raise Ended
+
+    def accuracy(self, train: ImageSet, trial: Trial, exploiter: Exploiter, net: Op = NET) -> float:
+        """Accuracy on the held-out pictures after training on `train`, in percent."""
+
+        def end(_: str) -> None:
+            if self.left.is_set() or self.ended():
+                raise Ended
+
+        training, _ = exploit(
+            train,
+            trial.held_out,
+            exploiter,
+            net,
+            _recipe(len(train)),
+            seed=trial.seed,
+            precision=fastest_precision(),
+            report=end,
+        )
+        return training.accuracy
+
+
+Row = tuple[str, Future[float], Future[float]]  # what an exploiter does; clean and protected
+
+
+def _begun(
+    work: _Trainings, trial: Trial, larger: Trial, knows: str, backbone: nn.Module
+) -> list[Row]:
+    """All trainings, handed to the threads in the order of the report.
+
+    Args:
+        trial, larger: at the size of most trainings, and at that of the usual network.
+        knows, backbone: see `_backbone`.
+    """
+
+    def both(does: str, exploiter: Exploiter, of: Trial, net: Op = NET) -> Row:
+        sets = (of.clean, of.protected)
+        first, second = (work.begin(work.accuracy, one, of, exploiter, net) for one in sets)
+        return does, first, second
+
+    standard, pixels = EXPLOITERS["standard"], larger.clean.images.shape[-1]
+    rows = [both(does, exploiter, trial) for does, exploiter in FILTERS.items()]
+    usual = f"a ResNet-18 with the usual first layers, at {pixels} x {pixels} pixels"
+    rows.append(both(usual, standard, larger, USUAL))
+    # The exploiter finds clean copies of some pictures elsewhere. Trained on all of them clean, it
+    # is the one that crops and mirrors.
+    clean = next(first for does, first, _ in rows if does == CROP_FLIP)
+    for share in SHARES:
+        mixed = work.begin(work.accuracy, partly_protected(trial, share), trial, standard)
+        rows.append(
+            (f"finding {1 - share:.0%} of your pictures unprotected elsewhere", clean, mixed)
+        )
+    linear = f"a linear classifier on features of a network that knows {knows}"
+    sets = (trial.clean, trial.protected)
+    first, second = (work.begin(_linear_classifier, one, trial.held_out, backbone) for one in sets)
+    return [*rows, (linear, first, second)]
+
+
+def _linear_classifier(train: ImageSet, held_out: ImageSet, backbone: nn.Module) -> float:
+    """Accuracy of a linear classifier on the features of a network trained on other pictures."""
+    return linear_probe(features(backbone, train), train, features(backbone, held_out), held_out)
+
+
+def _foreseen_time(work: _Trainings, trial: Trial, larger: Trial) -> str:
+    """About how long all trainings take, in words: some passes of each network are timed, side by
+    side as the trainings will run. Each step of an attack counts as one of training."""
+    seconds = {}
+    for net, of in ((NET, trial), (USUAL, larger)):
+        timed = [work.begin(_seconds_of_a_step, net, of) for _ in range(work.width)]
+        seconds[net] = sum(map(work.result, timed)) / work.width**2
+    recipe = _recipe(len(trial.clean))
+    attacks = [one.attack.steps if one.attack else 0 for one in FILTERS.values()]
+    small = len(SHARES) + sum(2 + 2 * attack for attack in attacks)
+    steps = recipe.epochs * recipe.steps_per_epoch(trial.clean)
+    return pictures.duration(steps * (small * seconds[NET] + 2 * seconds[USUAL]))
+
+
+def _seconds_of_a_step(net: Op, trial: Trial) -> float:
+    model = seeded_model(lambda: build_model(net, len(trial.clean.classes)), trial.seed)
+    batch = to_float(trial.clean.images[:LARGEST_BATCH].to(device()))
+    for _ in range(2):  # the first pass takes longer
+        began = time.perf_counter()
+        for _ in range(TIMED):
+            logits(model, batch, fastest_precision()).sum().backward()
+    return (time.perf_counter() - began) / TIMED
+
+
+# --- results and networks ------------------------------------------------------------------------
 
 
 class _Results:
@@ -341,11 +305,12 @@ class _Results:
 
     Args:
         guessing: see `Findings`.
+        total: number of lines that there will be.
         report: see `check`.
     """
 
-    def __init__(self, guessing: float, report: Callable[[str], None]) -> None:
-        self.guessing, self.report = guessing, report
+    def __init__(self, guessing: float, total: int, report: Report) -> None:
+        self.guessing, self.total, self.report = guessing, total, report
         self.lines: list[Line] = []
         self.began = time.monotonic()
 
@@ -354,76 +319,16 @@ class _Results:
         above = clean - self.guessing
         left = (protected - self.guessing) / above if above > 0 else math.nan
         self.lines.append(Line(does, clean, protected, left))
-        done, total = len(self.lines), len(FILTERS) + len(SHARES) + 2
+        done, total = len(self.lines), self.total
         self.report(
             f"{does}: {clean:.1f} % on clean pictures, {protected:.1f} % on protected ones "
             f"({done} of {total}{pictures.time_left(self.began, done, total)})"
         )
 
 
-def _accuracy(train: ImageSet, trial: _Trial, exploiter: Exploiter, net: Op = NET) -> float:
-    """Accuracy on the held-out pictures after training on `train`, in percent."""
-    training, _ = exploit(
-        train,
-        trial.held_out,
-        exploiter,
-        net,
-        _recipe(len(train)),
-        seed=trial.seed,
-        precision=fastest_precision(),
-    )
-    return training.accuracy
-
-
-def _accuracies(trial: _Trial, exploiter: Exploiter, net: Op = NET) -> tuple[float, float]:
-    """`_accuracy` after training on clean pictures, and on protected ones."""
-    clean = _accuracy(trial.clean, trial, exploiter, net)
-    return clean, _accuracy(trial.protected, trial, exploiter, net)
-
-
-def _train_after_each_filter(trial: _Trial, results: _Results) -> None:
-    for does, exploiter in FILTERS.items():
-        results.add(does, *_accuracies(trial, exploiter))
-
-
-def _train_usual_network(trial: _Trial, size: int, results: _Results) -> None:
-    does = f"a ResNet-18 with the usual first layers, at {size} x {size} pixels"
-    results.add(does, *_accuracies(trial, EXPLOITERS["standard"], USUAL))
-
-
-def _train_on_partly_protected(trial: _Trial, results: _Results) -> None:
-    """The exploiter finds clean copies of some pictures elsewhere. Trained on all of them clean, it
-    is the one that crops and mirrors."""
-    clean = next(line.clean for line in results.lines if line.does == CROP_FLIP)
-    for share in SHARES:
-        mixed = _partly_protected(trial, share)
-        does = f"finding {1 - share:.0%} of your pictures unprotected elsewhere"
-        results.add(does, clean, _accuracy(mixed, trial, EXPLOITERS["standard"]))
-
-
-def _partly_protected(trial: _Trial, share: float) -> ImageSet:
-    """The training pictures, a share of them protected and the others clean."""
-    generator = torch.Generator().manual_seed(trial.seed)
-    rows = torch.randperm(len(trial.clean), generator=generator)
-    count = round(share * len(trial.clean))
-    return data.mix(trial.protected.select(rows[:count]), trial.clean.select(rows[count:]))
-
-
-def _train_linear_classifier(
-    trial: _Trial, knows: str, backbone: nn.Module, results: _Results
-) -> None:
-    """A linear classifier on the features of a network that was trained on other pictures."""
-    held_out = features(backbone, trial.held_out)
-    probes = [
-        linear_probe(features(backbone, train), train, held_out, trial.held_out)
-        for train in (trial.clean, trial.protected)
-    ]
-    results.add(f"a linear classifier on features of a network that knows {knows}", *probes)
-
-
 def _recipe(count: int) -> Recipe:
     """How an exploiter trains on `count` pictures."""
-    batch = min(64, count)
+    batch = min(LARGEST_BATCH, count)
     return Recipe(
         epochs=math.ceil(STEPS / (count // batch)),
         batch_size=batch,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shlex
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +12,8 @@ import click
 from tqdm import tqdm
 
 from ulelib import __version__, machine
-from ulelib.photos.check import FeatureSource, Findings, check
+from ulelib.photos.check import FeatureSource, check
+from ulelib.photos.findings import Findings
 from ulelib.photos.job import FORMATS, METHODS, SIZE, SIZES, Job
 from ulelib.photos.names import printable
 from ulelib.photos.protect import protect
@@ -29,6 +32,9 @@ EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is for th
 def commands() -> None:
     """Unlearnable examples: protect pictures from being learned."""
     machine.prepare()
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack the letters of a file's name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @commands.command(name="protect")
@@ -156,14 +162,17 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
     """Measure how well PICTURES are protected in PROTECTED.
 
     Part of the clean pictures is held out; small networks are trained on the rest, clean and
-    protected, after some of what an exploiter can easily do. The report has a number for each
-    exploiter, says which of them the protection does not withstand, and what was not tried.
+    protected, after some of what an exploiter can easily do. First it prints what can be said with
+    so many pictures, and about how long it takes. The report has a number for each exploiter, says
+    which of them the protection does not withstand, and what was not tried.
     """
     try:
         check_writable(page)
         findings = check(clean, protected, report=tqdm.write, **options)
     except EXPECTED as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped: there is no report") from None
     for line in _summary(findings):
         click.echo(line)
     try:
@@ -175,20 +184,17 @@ def check_command(clean: Path, protected: Path, page: Path, **options: Any) -> N
 
 def _summary(findings: Findings) -> list[str]:
     """The findings in a few lines."""
-    lines = []
-    decided = len(findings.lines) - len(findings.undecided)
-    if decided:
-        lines.append(
-            f"Of {decided} trainings with a clear result, the protection does not withstand "
-            f"{len(findings.fails)}{':' * bool(findings.fails)}"
-        )
-    lines += [
-        f"  {line.does}: {line.protected:.1f} %, on clean pictures {line.clean:.1f} %"
-        for line in findings.fails
-    ]
-    if findings.undecided:
-        lines.append(
-            f"{len(findings.undecided)} of {len(findings.lines)} trainings say nothing about the "
-            "protection: with so few pictures their numbers may be chance."
-        )
+    lines = [findings.verdict]
+    for head, found in (
+        ("It fails against", findings.fails),
+        ("Shown against", findings.withstood),
+    ):
+        lines += [f"{head}:"] if found else []
+        lines += [
+            f"  {line.does}: {line.protected:.1f} %, on clean pictures {line.clean:.1f} %"
+            for line in found
+        ]
+    for named, names in (("without a copy", findings.missing), ("without noise", findings.bare)):
+        if names:
+            lines.append(f"Pictures {named}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}")
     return lines

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ulelib import pictures
 from ulelib.photos.folders import SHORTEST, Photo, Refused, find_pictures, too_small
@@ -80,7 +80,8 @@ def copies_of(clean: Path, protected: Path, flat: bool = False) -> tuple[list[Pa
             pairs.append(Pair(photo.file, copy.file, photo.label))
     if not pairs:
         raise Refused(f"{protected} has no copy of a picture of {clean}")
-    return pairs, sorted([*missing, *left_out])
+    unread = [name for name, why in left_out.items() if pictures.NOT_YOURS not in why]
+    return pairs, sorted([*missing, *unread])
 
 
 def _unprotected(photos: list[Photo]) -> set[Photo]:
@@ -121,8 +122,9 @@ def similarity(pairs: list[Pair]) -> tuple[float, float]:
 
 def upright(file: Path) -> Image.Image:
     """A picture as a person sees it: RGB, turned as its EXIF data say."""
-    with Image.open(file, formats=pictures.FORMATS) as opened:
-        return pictures.as_seen(ImageOps.exif_transpose(opened))
+    with pictures.quiet(), pictures.decoded(file, enough=None) as (stored, _):
+        seen = pictures.upright(pictures.as_seen(stored), pictures.orientation_of(stored))
+        return seen.copy() if seen is stored else seen
 
 
 def middle(picture: Image.Image, most: int) -> Image.Image:

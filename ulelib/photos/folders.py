@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from ulelib import pictures
 from ulelib.data import ImageSet
@@ -117,9 +116,12 @@ def find_pictures(
 ) -> list[Photo]:
     """All pictures below a folder, in alphabetical order.
 
+    Folders that a NAS or a system made are left out, and so are hidden files and folders.
+
     Args:
-        left_out: receives the printable names of other files that might be pictures, and the reason
-            why each is left out.
+        left_out: receives the printable names of other files that might be pictures, and of
+            folders, and the reason why each is left out; of system folders only the first of a
+            name.
         flat: whether pictures that lie directly in the folder are a class, with the folder's name.
     """
     found, class_folders = [], set[str]()
@@ -129,7 +131,11 @@ def find_pictures(
         name = Path(error.filename or folder).relative_to(folder)
         left_out[printable(name)] = f"the folder cannot be read: {error.strerror}"
 
+    system: dict[str, list[Path]] = {}  # by name: such folders may lie in every folder
     for place, inner, files in os.walk(folder, onerror=failed):
+        for made in sorted(filter(pictures.is_system_folder, inner)):
+            system.setdefault(made, []).append((Path(place) / made).relative_to(folder))
+            inner.remove(made)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for path in (Path(place) / name for name in inner):
             if path.is_symlink():
@@ -150,6 +156,9 @@ def find_pictures(
                 found.append(Photo(path, name, folder.resolve().name))
             else:
                 left_out[printable(name)] = "it lies beside the class folders: move it into one"
+    for places in system.values():
+        more = f", and {len(places) - 1} more of this name" if len(places) > 1 else ""
+        left_out[printable(places[0])] = f"it is {pictures.NOT_YOURS}{more}"
     mentioned = {*left_out, *(printable(photo.name) for photo in found)}
     for empty in class_folders - {part for name in mentioned for part in Path(name).parts[:1]}:
         left_out[empty] = "the folder holds no pictures"
@@ -159,8 +168,7 @@ def find_pictures(
 def too_small(file: Path) -> str | None:
     """The reason why a picture that can be read is not protected after all; None: it is."""
     try:
-        with Image.open(file, formats=pictures.FORMATS) as opened:
-            small = min(opened.size) < SHORTEST
-    except OSError as error:
+        small = min(pictures.size_of(file)) < SHORTEST
+    except Exception as error:  # Pillow's decoders raise anything
         return f"it can no longer be read: {error}"
     return f"it is smaller than {SHORTEST} pixels" if small else None

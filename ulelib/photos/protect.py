@@ -5,8 +5,12 @@
 The noise is made at a small working size, for the middle square of each picture, which is what an
 exploiter usually crops. It is then enlarged to the picture's own size, so that it is still there
 when the exploiter scales the picture down. The originals are only read. A picture that cannot be
-protected is left out and named in the report; the others are protected all the same. A run that
-was interrupted resumes.
+protected is left out and named in the report; the others are protected all the same. Each written
+file is compared with its original: if its noise is gone, the report says so. A run that was
+interrupted resumes.
+
+A written JPEG, PNG or WebP says in its metadata that it was protected (`extras.MARK`), so that a
+second protection is noticed. Whoever gets the file can read that, too.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from ulelib.files import write_bytes
 from ulelib.machine import fastest_precision
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
-from ulelib.photos.encode import protected_file
+from ulelib.photos.encode import About, protected_file
 from ulelib.photos.folders import (
     Label,
     Photo,
@@ -48,12 +52,16 @@ from ulelib.profiles import CPU
 from ulelib.settings import described
 from ulelib.specs import Data, Method
 
-WRITERS = 2  # threads: each may need some hundred megabytes for a large picture
 # With few pictures, Algorithm 1's stop test would end it as soon as the source model has memorised
 # them. So it runs for a fixed number of rounds, each with part of an epoch in small batches.
 ROUNDS = 20
 EPOCH_PART = 0.25
 LARGEST_BATCH = 64
+
+TWICE = "it was protected before, and the noise of both adds up: protect the original instead"
+UNSEEN = (
+    "Others may be, too: a BMP does not show it, nor does a file from which metadata were removed."
+)
 
 Progress = Callable[[str], None]
 
@@ -63,13 +71,16 @@ class Report:
     """What `protect` did.
 
     Attributes:
-        written: number of pictures.
-        left_out: printable names of pictures that are not protected, and the reasons.
-        changed: printable names of protected pictures, and what else was changed in them.
+        written: number of pictures in the output folder.
+        left_out: printable names of pictures that are not there, and the reasons.
+        changed: printable names of written pictures, and what else was changed in them.
         rounds: see `Perturbation.rounds`.
         seconds: duration of the run.
         unread_others: printable names of pictures of other people that could not be used, and the
             reasons.
+        unprotected: printable names of pictures that were written, but are not protected, and why.
+        twice: printable names of pictures that this tool had written before.
+        placed: number of written pictures that say where they were taken.
     """
 
     written: int
@@ -78,16 +89,34 @@ class Report:
     rounds: tuple[float, ...]
     seconds: float
     unread_others: dict[str, str] = field(default_factory=dict)
+    unprotected: dict[str, str] = field(default_factory=dict)
+    twice: tuple[str, ...] = ()
+    placed: int = 0
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
         left_out = [*self.left_out.items(), *_as_others(self.unread_others)]
+        twice = [(name, TWICE) for name in self.twice]
         lines = []
-        for head, pairs in (("Also changed", [*self.changed.items()]), ("Left out", left_out)):
+        for head, pairs in (
+            ("Also changed", [*self.changed.items()]),
+            ("Left out", left_out),
+            ("Protected once more", twice),
+            ("Written, but NOT PROTECTED", [*self.unprotected.items()]),
+        ):
             if pairs:
                 lines.append(f"{head}, {len(pairs)}:")
                 lines += [f"  {name}: {text}" for name, text in sorted(pairs)]
-        return [*lines, f"{self.written} pictures protected in {pictures.duration(self.seconds)}."]
+            if head == "Protected once more" and pairs:
+                lines.append(UNSEEN)
+        if self.placed:
+            lines.append(
+                f"{self.placed} written pictures say where they were taken (GPS). To leave it out, "
+                "protect them with --drop-location, in the app with its box."
+            )
+        protected = self.written - len(self.unprotected)
+        lines.append(f"{protected} pictures protected in {pictures.duration(self.seconds)}.")
+        return lines
 
 
 def protect(
@@ -137,15 +166,18 @@ def protect(
             )
             unfinished.save_noise(noise)
         report(f"writing {len(photos)} pictures")
-        changed, failed = _write_all(sources, noise, out, job, unfinished, report)
+        told, failed = _write_all(sources, noise, out, job, unfinished, report)
         unfinished.finish()
     return Report(
         written=len(photos) - len(failed),
         left_out=sources.left_out | failed,
-        changed=changed,
+        changed={name: "; ".join(about.notes) for name, about in told.items() if about.notes},
         rounds=noise.rounds,
         seconds=time.perf_counter() - started,
         unread_others=sources.unread_others,
+        unprotected={name: about.unprotected for name, about in told.items() if about.unprotected},
+        twice=tuple(name for name, about in told.items() if about.twice),
+        placed=sum(about.placed for about in told.values()),
     )
 
 
@@ -272,16 +304,17 @@ def _write_all(
     job: Job,
     unfinished: Unfinished,
     report: Progress,
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> tuple[dict[str, About], dict[str, str]]:
     """Write the protected pictures, in threads.
 
     Returns:
-        printable names and what else was changed; and those that could not be written, and why.
+        printable names and what is told of the pictures; and those that could not be written, and
+        why.
     """
     photos = sources.photos
     outputs = output_names([photo.name for photo in photos], job.format)
     written_before = unfinished.written()
-    changed: dict[str, str] = {}
+    told: dict[str, About] = {}
     failed: dict[str, str] = {}
     with disk_errors_explained(unfinished.folder):
         confused = confused_names(outputs, unfinished.folder)
@@ -294,12 +327,12 @@ def _write_all(
                 f"the disk does not distinguish its name from {other}: rename one of them"
             )
             return
-        seal_before, notes = written_before.get(str(output), (None, []))
+        seal_before, about = written_before.get(str(output), (None, About()))
         seal = seal_of(photo.file)
         if seal != seal_before or not (out / output).exists():
             (delta,) = noise.of(sources.images, torch.tensor([index]))
             try:
-                content, notes = protected_file(photo.file, delta, job)
+                content, about = protected_file(photo.file, delta, job)
             except Exception as error:  # an encoder may refuse what could be read
                 failed[printable(photo.name)] = (
                     f"it could not be written: {str(error) or repr(error)}"
@@ -310,12 +343,12 @@ def _write_all(
                     f"no file here can be named {printable(output)}: rename it"
                 )
                 return
-            unfinished.note(output, seal, notes)
-        if notes:
-            changed[printable(photo.name)] = "; ".join(notes)
+            unfinished.note(output, seal, about)
+        told[printable(photo.name)] = about
 
-    pictures.in_threads(write_one, len(photos), "written", WRITERS, report)
-    return dict(sorted(changed.items())), failed
+    with pictures.quiet():
+        pictures.in_threads(write_one, len(photos), "written", report)
+    return dict(sorted(told.items())), failed
 
 
 def _write(file: Path, content: bytes) -> bool:

@@ -19,8 +19,9 @@ from PIL import Image
 
 from ulelib import __version__
 from ulelib.files import write_bytes, write_text
-from ulelib.photos.check import STEPS, Findings
+from ulelib.photos.check import STEPS
 from ulelib.photos.copies import WIDEST, Pair, middle, upright
+from ulelib.photos.findings import Findings
 from ulelib.photos.folders import Refused
 from ulelib.photos.names import printable
 
@@ -64,6 +65,7 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
     )
     text = template.render(
         findings=findings,
+        undecided=findings.undecided,
         pictures=[side_by_side(pair) for pair in findings.examples],
         folders=numbers["folders"],
         date=numbers["date"],
@@ -79,12 +81,14 @@ def write_report(findings: Findings, page: Path | str) -> tuple[Path, Path]:
 def _numbers(findings: Findings) -> dict[str, Any]:
     """The content of the JSON file."""
     numbers = {name: value for name, value in asdict(findings).items() if name != "examples"}
+    undecided = findings.undecided
     numbers["lines"] = [
-        asdict(line) | {"left": _or_null(line.left), "undecided": line in findings.undecided}
+        asdict(line) | {"left": _or_null(line.left), "undecided": line in undecided}
         for line in findings.lines
     ]
     numbers["folders"] = [printable(folder) for folder in findings.folders]
-    numbers |= {"fails": [line.does for line in findings.fails], "chance": findings.chance}
+    numbers |= {"verdict": findings.verdict, "fails": [line.does for line in findings.fails]}
+    numbers |= {"withstood": [line.does for line in findings.withstood]}
     numbers |= {"version": __version__, "date": date.today().isoformat()}
     return {name: _or_null(value) for name, value in numbers.items()}
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from ulelib.data import ImageSet
 from ulelib.files import PART, PARTLY, write_bytes
 from ulelib.perturbation import Perturbation
+from ulelib.photos.encode import About
 from ulelib.photos.folders import Refused
 
 WORK_FOLDER = ".ulelib-work"  # in the output folder
@@ -117,15 +119,15 @@ class Unfinished:
             noise.save(part)
             part.replace(self.noise_file)
 
-    def note(self, name: Path, seal: list[int], notes: list[str]) -> None:
+    def note(self, name: Path, seal: list[int], about: About) -> None:
         """Add a written picture to the journal.
 
         Args:
             name: of the written picture, within the output folder.
             seal: of its original, see `seal_of`.
-            notes: what else was changed in it.
+            about: what is told of it.
         """
-        line = json.dumps({"picture": str(name), "original": seal, "notes": notes})
+        line = json.dumps({"picture": str(name), "original": seal, "about": asdict(about)})
         with (
             disk_errors_explained(self.journal),
             self.journal_lock,
@@ -133,16 +135,18 @@ class Unfinished:
         ):
             opened.write(f"\n{line}\n")  # a kill may have cut off the line before
 
-    def written(self) -> dict[str, tuple[list[int], list[str]]]:
-        """Seal and notes of each picture in the journal, by name. Incomplete lines are skipped:
-        those pictures are written again."""
-        found: dict[str, tuple[list[int], list[str]]] = {}
+    def written(self) -> dict[str, tuple[list[int], About]]:
+        """Each picture in the journal, by name: its seal, and what is told of it. Incomplete lines
+        are skipped: those pictures are written again."""
+        found: dict[str, tuple[list[int], About]] = {}
         if self.journal.is_file():
             for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                    notes = [str(note) for note in entry["notes"]]
-                    found[entry["picture"]] = [*map(int, entry["original"])], notes
+                    found[entry["picture"]] = (
+                        [*map(int, entry["original"])],
+                        About(**entry["about"]),
+                    )
                 except (ValueError, TypeError, KeyError):
                     continue
         return found

@@ -77,6 +77,8 @@ def _unzip(name: str, content: Any, folder: Path, room: list[int]) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             for one in packed.infolist():
                 one.filename = _name_of(one)
+            if any(one.flag_bits & 1 for one in packed.infolist()):
+                raise Refused(f"{name} is encrypted: unpack it with its password, and upload that")
             wanted = [one for one in packed.infolist() if not one.filename.endswith("/")]
             size = sum(one.file_size for one in wanted)
             room[:] = room[0] - len(wanted), room[1] - size
