@@ -250,7 +250,7 @@ def full_size() -> dict[str, float]:
 
 
 LEFT = {"exact gray": "both signs", "as_released gray": "as released"}
-LABEL = "retained under the gray filter"
+LABEL = "retained under gray"
 
 
 def headline() -> Figure | Markdown:

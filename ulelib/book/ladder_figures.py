@@ -29,7 +29,7 @@ def dots(
         points: one row a run; a number that was not measured is NaN. The rows of the figure stand
             in its order.
         columns: the heading of each panel, by the column of `points`; all numbers are shares.
-        xlabel: what the numbers are, below the panels.
+        xlabel: what the numbers are, below each panel.
         row: the column that gives the rows.
 
     Raises:
@@ -51,12 +51,11 @@ def dots(
             axis.plot(values, [place] * len(values), "o", color="0.45", markersize=3.5, zorder=3)
             if len(values) > 1:
                 axis.plot(values.mean(), place, "D", color=PALETTE[0], markersize=5.5, zorder=4)
-        axis.set(xlim=(-0.03, 1.06))
+        axis.set(xlim=(-0.03, 1.06), xlabel=xlabel)
         axis.set_title(heading, fontsize=9)
         axis.grid(True, axis="y")
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-    figure.supxlabel(xlabel, fontsize=9)
     marks = [
         Line2D([], [], marker="D", color=PALETTE[0], linestyle="", label="mean"),
         Line2D([], [], marker="o", color="0.45", linestyle="", markersize=3.5, label="one run"),
