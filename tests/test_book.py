@@ -381,7 +381,7 @@ def test_dark_page_shows_figures_as_they_are_and_tints_of_its_own(reader: Reader
     for theme in ("light", "dark"):
         reader.prefer(theme)
         reader.open("cpu/05_grayaug")
-        assert reader.run("return document.documentElement.dataset.theme") == theme
+        reader.wait("return document.documentElement.dataset.theme === arguments[0]", theme)
         figures[theme] = []
         for image in reader.browser.find_elements("css selector", ".cell_output img"):
             reader.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", image)

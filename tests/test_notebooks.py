@@ -149,7 +149,8 @@ def test_notebook_runs_in_the_smoke_profile(
             str(notebook), target, parameters, progress_bar=False, cwd=str(PROJECT)
         )
     ran_whole(executed)
-    assert "smoke" in shown(executed)
+    if "seed" in parameters:  # it measures, and says in which profile
+        assert "smoke" in shown(executed)
 
 
 @pytest.mark.parametrize("notebook", PHOTOGRAPHS, ids=lambda path: path.stem)

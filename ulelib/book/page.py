@@ -334,7 +334,8 @@ def example(profile: str, count: int = 2) -> Figure | Markdown:
     """
     for _, record in sorted(records.known(profile).items()):
         spec = record["spec"]
-        if "strip" in record["result"] and spec["method"].get("wise") == "sample":
+        method = spec["method"] if "strip" in record["result"] else {}
+        if method.get("type") == "Bilevel" and method["wise"] == "sample":
             stage = records.spec_of(record)
             assert isinstance(stage, Noise) and isinstance(stage.method, Bilevel)
             chosen = inputs.images(stage.data, "train").select(torch.arange(count))

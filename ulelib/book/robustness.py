@@ -125,7 +125,10 @@ def runs(places: Mapping[str, Place]) -> pd.DataFrame:
             line = lines.setdefault((name, row.seed), {"size": name, "seed": row.seed})
             left = retained(row.accuracy, clean[row.exploiter], row.chance)
             line[f"{row.export} {row.exploiter}"] = left
-    return pd.DataFrame(list(lines.values()))
+    found = pd.DataFrame(list(lines.values()))
+    return (
+        found if lines else pd.DataFrame(columns=["size", "seed", "exact gray", "as_released gray"])
+    )
 
 
 def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
