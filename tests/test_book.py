@@ -211,7 +211,14 @@ class Reader:
         WebDriverWait(self.browser, 5, 0.02).until(lambda _: self.run(script, *arguments), script)
 
     def shown(self, selector: str) -> list[Any]:
-        """The elements that can be seen."""
+        """The elements that can be seen, once there are some."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        wait = WebDriverWait(self.browser, 5, 0.02)
+        found: list[Any] = wait.until(lambda _: self.shown_now(selector), selector)
+        return found
+
+    def shown_now(self, selector: str) -> list[Any]:
         found = self.browser.find_elements("css selector", selector)
         return [element for element in found if element.is_displayed()]
 
@@ -328,8 +335,8 @@ def test_menu_of_the_page(reader: Reader, name: str, width: int) -> None:
         (button,) = reader.shown(".secondary-toggle")
         links = reader.menu(button, "secondary")
     else:
-        assert reader.shown(".secondary-toggle") == []
         links = reader.shown("#pst-secondary-sidebar nav a")
+        assert reader.shown_now(".secondary-toggle") == []
     assert len(links) > 2
     target = links[2].get_attribute("href").split("#")[1]
     links[2].click()
