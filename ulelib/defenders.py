@@ -31,8 +31,8 @@ from ulelib.data import ImageSet, check_classes
 from ulelib.deltas import DELTAS
 from ulelib.linearized import Linearized
 from ulelib.machine import device, to_float
-from ulelib.patterns import Autoregressive, LinearlySeparable, Region
-from ulelib.perturbation import Perturbation, energy_shares, sample_of
+from ulelib.patterns import Autoregressive, LinearlySeparable, Region, perturbation
+from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd, adversarial
 from ulelib.profiles import Profile
 from ulelib.settings import Radius, at_default, op, settings
@@ -164,30 +164,15 @@ class Random:
         """See `settings.key_of`."""
         return at_default(self, "one_sided")
 
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[[Run], nn.Module],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
+    def make(self, images: ImageSet, seed: int, precision: str, **_: Any) -> Perturbation:
         """See `specs.Method`."""
         count = len(images) if self.wise == "sample" else len(images.classes)
         generator = torch.Generator().manual_seed(seed)
         delta = torch.rand(count, *images.images.shape[1:], generator=generator)
         if not self.one_sided:
             delta.mul_(2).sub_(1)
-        return Perturbation(
-            delta=delta.mul_(self.epsilon),
-            kind=f"{self.wise}_wise",
-            epsilon=self.epsilon,
-            defender="random",
-            fingerprint=images.fingerprint,
-            made_of=(energy_shares(sample_of(delta, torch.arange(count))),),
-        )
+        delta.mul_(self.epsilon)
+        return perturbation(delta, images, f"{self.wise}_wise", "random", epsilon=self.epsilon)
 
 
 # --- named defenders ------------------------------------------------------------------------------

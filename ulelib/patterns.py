@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint
 from ulelib.data import ImageSet, check_classes
 from ulelib.perturbation import CHUNK, Perturbation, energy_shares, sample_of
 from ulelib.settings import NotNegative, Positive, Radius, settings
@@ -53,16 +51,7 @@ class LinearlySeparable:
     apart: NotNegative = 10.0
     block: Side = 8
 
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[..., Any],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
+    def make(self, images: ImageSet, seed: int, precision: str, **_: Any) -> Perturbation:
         """See `specs.Method`."""
         check_classes(images)
         started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
@@ -104,16 +93,7 @@ class Autoregressive:
     loudest: Positive = 50 / CIFAR_VALUES**0.5
     response: NotNegative = 3 / 900 * CIFAR_VALUES**0.5
 
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[..., Any],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
+    def make(self, images: ImageSet, seed: int, precision: str, **_: Any) -> Perturbation:
         """See `specs.Method`.
 
         Raises:
@@ -171,16 +151,7 @@ class Region:
     epsilon: Radius = 8 / 255
     side: Side = 4
 
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[..., Any],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
+    def make(self, images: ImageSet, seed: int, precision: str, **_: Any) -> Perturbation:
         """See `specs.Method`."""
         started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
         signs = distinct_signs(len(images.classes), 3 * self.side**2, generator)
@@ -266,14 +237,14 @@ def perturbation(
     images: ImageSet,
     kind: str,
     defender: str,
-    started: float,
+    started: float | None = None,
     epsilon: float | None = None,
 ) -> Perturbation:
     """Noise as a method returns it.
 
     Args:
         delta, kind, defender: see `Perturbation`.
-        started: `time.perf_counter()` at its beginning.
+        started: `time.perf_counter()` at its beginning; None: it is not timed.
         epsilon: `radius_of` the noise if None.
     """
     return Perturbation(
@@ -283,7 +254,7 @@ def perturbation(
         defender=defender,
         fingerprint=images.fingerprint,
         made_of=(energy_shares(sample_of(delta, torch.arange(len(delta)))),),
-        seconds=time.perf_counter() - started,
+        seconds=0.0 if started is None else time.perf_counter() - started,
     )
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ulelib import budget, picture_files
 
+T = TypeVar("T")
 # The only decoders used. Pillow has dozens, and its EPS decoder starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"}
@@ -276,25 +277,20 @@ def decoded(file: Path, enough: int | None) -> Iterator[tuple[Image.Image, bool]
         NotUsable: it has several frames, or is far longer than wide.
         Exception: Pillow cannot read it; any of its own.
     """
-    first: Exception | None = None
-    for source in _sources(file):
+
+    def load(source: Path | io.BytesIO) -> tuple[Image.Image, bool, contextlib.ExitStack]:
         with contextlib.ExitStack() as held:
-            try:
-                picture = _decode(source, enough, held)
-                if isinstance(source, io.BytesIO) and (exif := picture_files.exif_of(_whole(file))):
-                    picture.info.setdefault("exif", _with_header(exif))
-            except (NotUsable, *BOMBS):
-                raise
-            except Exception as error:
-                first = first or error
-                continue
-            try:
-                yield picture, source is not file
-            finally:
-                picture.close()  # before others get its memory
-            return
-    assert first is not None
-    raise first
+            picture = _decode(source, enough, held)
+            if isinstance(source, io.BytesIO) and (exif := picture_files.exif_of(_whole(file))):
+                picture.info.setdefault("exif", _with_header(exif))
+            return picture, source is not file, held.pop_all()
+
+    picture, damaged, held = _first(file, load)
+    with held:
+        try:
+            yield picture, damaged
+        finally:
+            picture.close()  # before others get its memory
 
 
 def size_of(file: Path) -> tuple[int, int]:
@@ -303,19 +299,35 @@ def size_of(file: Path) -> tuple[int, int]:
     Raises:
         Exception: Pillow cannot read it; any of its own.
     """
-    first: Exception | None = None
+
+    def measure(source: Path | io.BytesIO) -> tuple[int, int]:
+        with quiet(), Image.open(source, formats=FORMATS) as opened:
+            return opened.size
+
+    return _first(file, measure)
+
+
+def _first(file: Path, work: Callable[[Path | io.BytesIO], T]) -> T:
+    """What `work` makes of a file or, if it fails, of a copy without parts that may be damaged.
+
+    Raises:
+        NotUsable: `work` says so of any of them.
+        Exception: it fails on all; the error of the file itself.
+    """
+    failed: Exception | None = None
     for source in _sources(file):
         try:
-            with quiet(), Image.open(source, formats=FORMATS) as opened:
-                return opened.size
+            return work(source)
+        except (NotUsable, *BOMBS):
+            raise
         except Exception as error:
-            first = first or error
-    assert first is not None
-    raise first
+            failed = failed or error
+    assert failed is not None
+    raise failed
 
 
 def _sources(file: Path) -> Iterator[Path | io.BytesIO]:
-    """A file; then, if it was of no use, copies of it without parts that may be damaged."""
+    """A file; then copies of it without parts that may be damaged."""
     yield file
     for also_shown in (True, False):
         if bare := picture_files.without_extras(_whole(file), also_shown):

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint
 from ulelib.data import ImageSet, check_classes
 from ulelib.patterns import perturbation
 from ulelib.perturbation import CHUNK, Perturbation
@@ -39,16 +37,7 @@ class OnePixel:
     classes take the same pair. Nothing is drawn, so a seed changes nothing.
     """
 
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[..., Any],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
+    def make(self, images: ImageSet, seed: int, precision: str, **_: Any) -> Perturbation:
         """See `specs.Method`.
 
         Raises:
@@ -93,16 +82,7 @@ class ClassConvolution:
         if self.side % 2 == 0:
             raise ValueError(f"ClassConvolution.side is {self.side}: it must be odd")
 
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[..., Any],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
+    def make(self, images: ImageSet, seed: int, precision: str, **_: Any) -> Perturbation:
         """See `specs.Method`."""
         check_classes(images)
         started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)

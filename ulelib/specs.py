@@ -80,6 +80,8 @@ class Method(Protocol):
             report: callback, called with one line of text now and then.
             checkpoint: saves the state of a long computation, and restores it. A method that takes
                 seconds may ignore it.
+
+        A method that needs none of the three may take them together, as `**_`.
         """
 
 

@@ -23,6 +23,7 @@ from ulelib.jobs import replicates
 
 COLUMNS = ("claim", "cell", "place", "mean", "clean", "n", "outcome")  # of `judged`
 LADDER = "05e_what_scale_changes"  # a page
+CELLS = ("exact standard", "exact gray", "as_released standard", "as_released gray")  # of `runs`
 PAGE = "05_grayaug"  # whose claims these are
 HEADLINE = (
     "uleo-stops-standard-training",
@@ -111,8 +112,9 @@ def runs(places: Mapping[str, Place]) -> pd.DataFrame:
     """What each run of ULEO leaves, on the places that have a record.
 
     Returns:
-        columns size (the place), seed, and a column for each export and exploiter, "exact gray",
-        with `verdict.retained`: measured against the mean of the clean runs of the same exploiter.
+        columns size (the place), seed, and one for each export and exploiter (`CELLS`) with
+        `verdict.retained`, against the mean of the clean runs of the same exploiter; NaN where a
+        cell was not run.
     """
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for name, place in places.items():
@@ -125,10 +127,7 @@ def runs(places: Mapping[str, Place]) -> pd.DataFrame:
             line = lines.setdefault((name, row.seed), {"size": name, "seed": row.seed})
             left = retained(row.accuracy, clean[row.exploiter], row.chance)
             line[f"{row.export} {row.exploiter}"] = left
-    found = pd.DataFrame(list(lines.values()))
-    return (
-        found if lines else pd.DataFrame(columns=["size", "seed", "exact gray", "as_released gray"])
-    )
+    return pd.DataFrame(list(lines.values())).reindex(columns=["size", "seed", *CELLS])
 
 
 def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:

@@ -247,15 +247,18 @@ def _check_replaced(every: dict[str, Any]) -> None:
 
 def _keep_replaced(path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Note the trainings among the stages `before` that have another accuracy `after`."""
+    changed = {
+        key: record
+        for key, record in before.items()
+        if key in after and record["result"].get("accuracy") != after[key]["result"].get("accuracy")
+    }
+    if not changed:
+        return
     every = _replaced_in(path)
-    for key, record in before.items():
-        result, then = record["result"], after.get(key, record)["result"]
-        if result.get("accuracy") != then.get("accuracy"):
-            kept = {name: result[name] for name in KEPT if name in result}
-            every.setdefault(key, []).append({"result": kept, "made": record["made"]})
-    if every:
-        lines = [f"{json.dumps(key)}:{json.dumps(every[key])}" for key in sorted(every)]
-        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    for key, record in changed.items():
+        kept = {name: record["result"][name] for name in KEPT if name in record["result"]}
+        every.setdefault(key, []).append({"result": kept, "made": record["made"]})
+    write_text(path, _a_line_each(every))
 
 
 def _check_stages(stages: dict[str, Any]) -> None:
@@ -299,14 +302,22 @@ def _read(path: Path, check: Callable[[Any], object]) -> dict[str, Any]:
 
 def _write_stages(folder: Path, stages: dict[str, dict[str, Any]]) -> None:
     """One line a stage, in the file of its key's first digit; files that stay the same are left."""
-    lines: dict[str, list[str]] = {}
-    for key in sorted(stages):
-        text = json.dumps(stages[key], separators=(",", ":"))
-        lines.setdefault(f"{key[0]}.json", []).append(f"{json.dumps(key)}:{text}")
-    for name, mine in lines.items():
-        text, path = "{\n" + ",\n".join(mine) + "\n}\n", folder / STAGES / name
+    parts: dict[str, dict[str, Any]] = {}
+    for key, stage in stages.items():
+        parts.setdefault(f"{key[0]}.json", {})[key] = stage
+    for name, mine in parts.items():
+        text, path = _a_line_each(mine), folder / STAGES / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
     for path in (folder / STAGES).glob("*.json"):
-        if path.name not in lines:
+        if path.name not in parts:
             path.unlink()
+
+
+def _a_line_each(records: dict[str, Any]) -> str:
+    """JSON with one line for each key, in their order."""
+    lines = (
+        f"{json.dumps(key)}:{json.dumps(records[key], separators=(',', ':'))}"
+        for key in sorted(records)
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
