@@ -58,10 +58,10 @@ def headline(frame: pd.DataFrame, record: dict[str, Any]) -> str:
     }
     (train, n_train), seeds = record["train"], ", ".join(map(str, record["seeds"]))
     return (
-        f"At the paper's own size a network that trained on ULEO reaches {full}; turned gray, the "
-        f"same images teach it {gray['as released']} as the released code publishes them and "
-        f"{gray['exact']} with both signs of the noise "
-        "([the page](book/paper/05d_full_size.ipynb)). *n* is the number of runs.\n\n"
+        f"At the paper's own size a network that trained on ULEO reaches {full} "
+        "([the page](book/paper/05d_full_size.ipynb)). Turned gray, the same images teach it "
+        f"{gray['as released']} as the released code publishes them. With both signs of the noise "
+        f"they teach it {gray['exact']}. *n* is the number of runs.\n\n"
         f"The whole table, on a small network ({n_train:,} images of {train}, seeds {seeds}). "
         "[Other networks and sizes](book/intro.ipynb) say partly otherwise:\n\n"
         f"{table(comparison_table(frame, '2'))}\n"
