@@ -127,7 +127,7 @@ def runs(places: Mapping[str, Place]) -> pd.DataFrame:
             line = lines.setdefault((name, row.seed), {"size": name, "seed": row.seed})
             left = retained(row.accuracy, clean[row.exploiter], row.chance)
             line[f"{row.export} {row.exploiter}"] = left
-    return pd.DataFrame(list(lines.values())).reindex(columns=["size", "seed", *CELLS])
+    return pd.DataFrame(list(lines.values()), columns=["size", "seed", *CELLS])
 
 
 def _rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
