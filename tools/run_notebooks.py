@@ -151,7 +151,11 @@ def chosen(names: list[str], options: argparse.Namespace) -> list[str]:
 
     Those that show records of others are run with any notebook of their profile, after it.
     """
-    readers = [name for name in names if sources.making(name).reads_records]
+    readers = [
+        name
+        for name in names
+        if sources.making(name).reads_records and sources.is_of(name, options.profile)
+    ]
     asked = options.names or [name for name in names if sources.is_of(name, options.profile)]
     if options.into != pages.BOOK:
         return sorted(asked, key=lambda name: name in readers)

@@ -41,7 +41,7 @@ HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not hold", "undecided", "no
 LEANS = {True: f"{UNDECIDED}, leans to yes", False: f"{UNDECIDED}, leans to no"}
 OUTCOMES = (HOLDS, FAILS, UNDECIDED, *LEANS.values(), NOT_TESTED)
 PAPER = "paper"  # the profile of the papers' own size
-LARGEST_FIRST = (PAPER, "cpu", "smoke")  # profiles
+LARGEST_FIRST = (PAPER, "quarter", "cpu", "smoke")  # profiles
 BUT = "but"  # another size says otherwise
 AFTER = "predicate written after its runs"  # stands behind such a sentence
 # Light tints that colour-blind readers can distinguish; the cell says the word as well.
@@ -61,7 +61,7 @@ MEASURES = {
 }
 # A page that measures a part of another's cells: it judges that page's claims in a profile where
 # the other page has no record.
-PART_OF = {"05d_full_size": "05_grayaug"}
+PART_OF = {"05d_full_size": "05_grayaug", "05f_quarter_width": "05_grayaug"}
 SELECTORS = {
     "defender", "export", "exploiter", "setting", "net", "source", "model", "source_model"
 }  # fmt: skip

@@ -22,6 +22,7 @@ from ulelib.defenders import CLEAN
 from ulelib.jobs import records, replicates, strips
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
+from ulelib.profiles import PROFILES
 from ulelib.specs import Noise, Run
 
 SHARES = ("luminance", "tiles", "constant")  # of `perturbation.energy_shares`
@@ -96,9 +97,13 @@ def _training(cell: Cell) -> Any:
 def with_records(points: pd.DataFrame) -> pd.DataFrame:
     """`points` between what other pages recorded of smaller and larger sizes, from small to large.
 
-    Those have no shares of the noise's energy where their records note none.
+    Those have no shares of the noise's energy where their records note none. A rung that is a
+    profile of its own, with a page of its own, stands among `points` alone.
     """
-    places = list(PLACES.items())
+    rungs = [*PROFILES["cpu"].ladder.values()]
+    places = [
+        (name, place) for name, place in PLACES.items() if PROFILES[place.profile] not in rungs
+    ]
     own = [number for number, (_, place) in enumerate(places) if place.page == LADDER]
     smaller, larger = dict(places[: own[0]]), dict(places[own[-1] + 1 :])
     return pd.concat([runs(smaller), points, runs(larger)], ignore_index=True)

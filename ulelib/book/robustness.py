@@ -70,9 +70,7 @@ PLACES = {
     "ResNet-10, width 1/4, twice the images": Place(
         "cpu", LADDER, "resnet18", setting="ResNet-10, twice the images"
     ),
-    "ResNet-18, width 1/4, all the images": Place(
-        "cpu", LADDER, "resnet18", setting="ResNet-18, all the images"
-    ),
+    "ResNet-18, width 1/4, all the images": Place("quarter", "05f_quarter_width"),
     "ResNet-18, the paper's size": Place("paper", "05d_full_size"),
 }
 

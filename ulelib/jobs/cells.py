@@ -93,9 +93,9 @@ class Design:
     """One profile's settings and seeds, and the cells that names stand for.
 
     Args:
-        profile: "smoke", "cpu", "paper", or "auto": "paper" with CUDA, else "cpu"; and "smoke"
-            where CIFAR-10 is neither on this machine nor to be downloaded (`fell_back` is then
-            True).
+        profile: "smoke", "cpu", "quarter", "paper", or "auto": "paper" with CUDA, else "cpu"; and
+            "smoke" where CIFAR-10 is neither on this machine nor to be downloaded (`fell_back` is
+            then True).
         seed: the first seed; or a list of all of them, with `n_seeds` left at 1.
         n_seeds: how many seeds, from `seed` on; 0 takes the profile's own number.
 
