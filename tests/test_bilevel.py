@@ -466,5 +466,5 @@ def test_folded_norms_change_nothing_but_last_digits() -> None:
 
 def test_folding_is_for_learning_with_labels() -> None:
     tue = quick_profile().transferable["SimCLR"]
-    with pytest.raises(ValueError, match="fold_norms is for learning with labels"):
+    with pytest.raises(ValueError, match="fold_norms is for Supervised, not for Transferable"):
         dataclasses.replace(tue, fold_norms=True)

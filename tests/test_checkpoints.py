@@ -98,15 +98,21 @@ def test_the_loop_without_labels_goes_on_bit_for_bit(defender: str, tmp_path: Pa
     made_in_parts(defender, {"rounds": 3}, tmp_path, stops=3)
 
 
+@pytest.mark.parametrize("defender", ["AUE", "SEM", "REM (cut)", "MI-UE"])
+def test_the_loop_with_another_learner_goes_on_within_a_pass(defender: str, tmp_path: Path) -> None:
+    made_in_parts(defender, {"rounds": 2, "inner_batch_size": 30}, tmp_path, stops=4)
+
+
 def test_other_methods_go_on_bit_for_bit(tmp_path: Path) -> None:
     made_in_parts("CSD", {"passes": 3}, tmp_path / "csd", stops=3)
-    made_in_parts("AdvPois", {"batch_size": 25}, tmp_path / "pois", stops=3)
-    made_in_parts("error-max class-wise", {"batch_size": 25}, tmp_path / "max", stops=3)
+    for defender in ("AdvPois", "AAP", "HYPO", "EntF-push", "EntF-pull", "error-max class-wise"):
+        made_in_parts(defender, {"batch_size": 25}, tmp_path / defender, stops=3)
+    made_in_parts("SEP", {"batch_size": 25, "shift": 2}, tmp_path / "SEP", stops=3)  # of 3 classes
 
 
 def made_in_parts(defender: str, changes: dict[str, Any], place: Path, stops: int) -> None:
     method: Any = Lab("smoke").noise(defender).method
-    if hasattr(method, "learning") and method.learning.together:
+    if hasattr(method, "learning") and hasattr(method.learning, "contrastive"):
         contrastive = replace(method.learning.contrastive, queue=30)
         changes |= {"learning": replace(method.learning, contrastive=contrastive)}
     method = replace(method, **changes)

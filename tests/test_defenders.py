@@ -13,12 +13,13 @@ from torch import nn
 from helpers import random_images, seeded
 from ulelib.bilevel import Bilevel
 from ulelib.checkpoints import FileCheckpoint
-from ulelib.defenders import DEFENDERS, VICTIM_OFFSET, Poison, Random
+from ulelib.defenders import DEFENDERS, VICTIM_OFFSET, Random
 from ulelib.jobs.lab import Lab
 from ulelib.jobs.records import spec_of
 from ulelib.linearized import Linearized
 from ulelib.patterns import Autoregressive, LinearlySeparable, Region
 from ulelib.pgd import Pgd
+from ulelib.poisons import Poison
 from ulelib.profiles import PAPER
 from ulelib.settings import described, op
 from ulelib.shortcuts import ClassConvolution, OnePixel

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from helpers import MADE_BY, quick_profile, random_images
 from ulelib import data
 from ulelib.bilevel import NotConverged
-from ulelib.defenders import DEFENDERS, Poison, Random, Setting
+from ulelib.defenders import DEFENDERS, Random, Setting
 from ulelib.exploiters import EXPLOITERS, Exploiter, Training, exploit
 from ulelib.jobs import execute, inputs
 from ulelib.jobs.execute import compute, load
@@ -25,6 +25,7 @@ from ulelib.jobs.store import Store
 from ulelib.machine import to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
+from ulelib.poisons import Poison
 from ulelib.pretraining import pretrain
 from ulelib.settings import Op, key_of, op
 from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Run, needs

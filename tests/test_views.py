@@ -76,6 +76,23 @@ def test_crop_flip_equals_the_plain_one(
     assert torch.equal(images, before)
 
 
+def test_crop_flip_with_a_gradient_moves_alike() -> None:
+    images = random_images(60, 12).images / 255
+    weights = torch.rand(60, 3, 12, 12)
+
+    def gradient(crop: Any) -> torch.Tensor:
+        moved = images.clone().requires_grad_()
+        (found,) = torch.autograd.grad((weights * crop(moved)).sum(), moved)
+        return found
+
+    seen = views.crop_flip(images.clone().requires_grad_(), torch.Generator().manual_seed(7))
+    assert torch.equal(seen.detach(), plain_crop_flip(images, 7, 4))
+    choice = torch.randint(0, 162, (60,), generator=torch.Generator().manual_seed(7))
+    in_groups = gradient(lambda x: views._move_in_groups(F.pad(x, (4,) * 4), choice, x))
+    found = gradient(lambda x: views.crop_flip(x, torch.Generator().manual_seed(7)))
+    assert torch.equal(found, in_groups)
+
+
 def test_crop_flip_moves_each_image_its_own_way() -> None:
     image = random_images(1, 12).images + 1  # hardly any zero
     seen = views.crop_flip(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
@@ -253,6 +270,14 @@ class TestContrastiveView:
         assert (apart + torch.eye(64) > 0.01).all()
         is_gray = ((seen[:, 0] - seen[:, 1]).abs().flatten(1).amax(1) < 1e-6).float().mean()
         assert 0.05 < is_gray < 0.45
+
+    def test_takes_many_8_bit_images_a_thousand_at_a_time(self) -> None:
+        images = random_images(1200, 8).images
+        shown = views.view(op("contrastive"))
+        seen = shown(images, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        first, last = shown(images[:1000], generator), shown(images[1000:], generator)
+        assert seen.dtype == torch.uint8 and torch.equal(seen, torch.cat([first, last]))
 
     @pytest.mark.parametrize("options", [{"smallest": 0.0}, {"strength": 2}, {"gray_chance": True}])
     def test_options_out_of_range_are_refused(self, options: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ Liu et al. 2021, appendix B and equation 3, after Huang et al., ICLR 2021:
     until error < lambda
 
 The four defenders of the paper differ in `view`, and in the bounds of delta that go with it.
-Those of Ren et al. differ in L: their source model learns without labels (`contrastive.py`).
+Others differ in L, which is settings, too: `learners.py`, `contrastive.py`, `hardened.py`,
+`informative.py`.
 Read `minimise_error` beside the algorithm. The paper calls M "epochs"; in the released code, and
 here, it counts batches.
 """
@@ -68,6 +69,7 @@ class Bilevel:
         inner_view, stop_view: the view of the inner step and of the stop test, if not `view`: the
             released gray loop crops colour images in both (`toolbox.py:41`, `perturbation.py:266`).
         outer_batches: M, the training batches between two passes over delta.
+        outer_epochs: passes over all training images in place of M batches; None: M batches.
         outer_batch_size: images in each of them.
         inner_batch_size: images whose delta is updated at once. Sample-wise it changes speed and
             memory, not the result: in eval mode, images do not see each other. But where `learning`
@@ -78,7 +80,8 @@ class Bilevel:
             clip is the largest norm of its gradient, None: any.
         from_scratch: start the source model anew in each round, as section 3.3 says; the released
             code, and Algorithm 1 itself, carry theta over.
-        learning: what the source model minimises; Ren et al.'s is `contrastive.Transferable`.
+        learning: what the source model minimises, and what the noise does with it; Ren et al.'s is
+            `contrastive.Transferable`.
         rounds: exactly so many, without a stop test, as Ren et al. do; None: until stop_error.
         optimizer: "sgd", or "adam", which has no use for momentum.
         only: labels of the classes that are protected; the others' images stay clean, and their
@@ -97,6 +100,7 @@ class Bilevel:
     inner_view: Op | None = None
     stop_view: Op | None = None
     outer_batches: Count = 10
+    outer_epochs: Count | None = None
     outer_batch_size: Count = 512
     inner_batch_size: Count = 512
     stop_error: Annotated[float, Field(gt=0, lt=1)] = 0.01
@@ -136,16 +140,18 @@ class Bilevel:
         if isinstance(self.learning, type):
             raise ValueError(f"Bilevel.learning is {self.learning}: settings, not their class")
         if self.learning.together and self.fold_norms:
-            raise ValueError("Bilevel.fold_norms is for learning with labels")
+            raise ValueError(
+                f"Bilevel.fold_norms is for Supervised, not for {type(self.learning).__name__}"
+            )
         if self.learning.together and self.wise == "class":
             raise ValueError(
                 f"Bilevel.learning is {type(self.learning).__name__}, whose noise is sample-wise: "
-                "its classes come apart by themselves"
+                'take wise="sample"'
             )
         if self.learning.together and self.only is not None:
             raise ValueError(
-                f"Bilevel.only is {self.only}, but {type(self.learning).__name__} parts the noises "
-                "of all classes from each other: clean ones among them would have none"
+                f"Bilevel.only is {self.only}, but {type(self.learning).__name__} sees the images "
+                "of all classes together: clean ones among them would have none"
             )
 
     def not_in_key(self) -> frozenset[str]:
@@ -153,12 +159,19 @@ class Bilevel:
         views = (self.view, self.inner_view or self.view, self.stop_view or self.view)
         together = self.learning.together or any(view(one).together for one in views)
         outside = at_default(self, "learning", "rounds", "optimizer", "only", "fold_norms")
-        outside |= at_default(self, "weights_seed") | {"max_rounds"}
+        outside |= at_default(self, "weights_seed", "outer_epochs") | {"max_rounds"}
+        if self.outer_epochs is not None:
+            outside |= {"outer_batches"}
         if self.wise == "sample" and not together:
             outside |= {"inner_batch_size"}
         if self.rounds is not None:
             outside |= {"stop_error"}
         return outside
+
+    def batches_a_round(self, batches: Batches) -> int:
+        """M, for training batches that have this order."""
+        epochs = self.outer_epochs
+        return self.outer_batches if epochs is None else epochs * len(batches.batches)
 
     def done(self, rounds: list[float]) -> bool:
         """Whether the loop ends after these rounds' errors."""
@@ -255,7 +268,7 @@ def minimise_error(
 
             # Outer step: theta <- Optimize(view(x) + delta, y, theta), for M batches.
             source.model.train().requires_grad_(True)
-            for batch in itertools.islice(batches, loop.outer_batches):
+            for batch in itertools.islice(batches, loop.batches_a_round(batches)):
                 x = outer(to_float(pixels[batch]), generator) + delta.of(batch)
                 loss = source.optimize(x, labels[batch])
             if not torch.isfinite(loss):

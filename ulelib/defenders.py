@@ -7,35 +7,37 @@ The paper's four (section 4) are one loop with four views of the clean image:
     ULEO-Grays       F'(Gray(x) + delta)            delta equal in all three channels
     ULEO-GrayAugs    F'(Gray(Aug(x)) + delta)       delta equal in all three channels
 
-Beside them AdvPois (Fowl et al., NeurIPS 2021), an attack on a trained network; the noises of
-*Transferable Unlearnable Examples* (Ren et al., ICLR 2023); PIL (Liu et al., ICLR 2026); and noise
-without a model: LSP, AR, OPS, CUDA (`patterns.py`, `shortcuts.py`), region and random noise.
+In the same loop, with other learners: *Transferable Unlearnable Examples* (Ren et al., ICLR 2023;
+`contrastive.py`); AUE (`learners.py`); SEM and a cut REM (`hardened.py`); MI-UE (`informative.py`).
+Beside the loop attacks on trained networks: AdvPois (Fowl et al., NeurIPS 2021), AAP, HYPO, SEP and
+EntF (`poisons.py`); PIL (Liu et al., ICLR 2026); and noise without a model: LSP, AR, OPS, CUDA
+(`patterns.py`, `shortcuts.py`), region and random noise.
 A new defender is a function from a `Setting` to a method, and a line in `DEFENDERS`; a new method
 is settings with a function `make` (`specs.Method`), here or in a file of its own.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
-from torch import nn
 
 from ulelib.bilevel import Bilevel
-from ulelib.checkpoints import NO_CHECKPOINT, Checkpoint, put_back, states_of
-from ulelib.data import ImageSet, check_classes
-from ulelib.deltas import DELTAS
+from ulelib.data import ImageSet
+from ulelib.exploiters import Exploiter
+from ulelib.hardened import Hardened
+from ulelib.informative import Informative
+from ulelib.learners import Augmented, Learning
 from ulelib.linearized import Linearized
-from ulelib.machine import device, to_float
 from ulelib.patterns import Autoregressive, LinearlySeparable, Region, perturbation
 from ulelib.perturbation import Perturbation
-from ulelib.pgd import Pgd, adversarial
+from ulelib.pgd import Pgd
+from ulelib.poisons import Entangled, Poison
 from ulelib.profiles import Profile
-from ulelib.settings import Radius, at_default, op, settings
+from ulelib.settings import Op, Radius, at_default, op, settings
 from ulelib.shortcuts import ClassConvolution, OnePixel
 from ulelib.specs import Data, Method, Part, Precision, Run
 
@@ -63,89 +65,6 @@ class Setting:
 
 
 # --- methods without a loop -----------------------------------------------------------------------
-
-
-@settings
-class Poison:
-    """Noise that attacks a trained network: AdvPois, and error-maximising noise.
-
-    Fowl et al. take the best of eight starts, shift and flip the pictures while the noise is made,
-    and train the victim for 40 epochs; here it is one start, the pictures as they are, and the
-    exploiters' training.
-
-    Attributes:
-        victim: the training whose network is attacked.
-        inner: the steps on every image.
-        shift: towards which label, counted from the true one and less than the number of classes:
-            1 is Fowl et al.'s targeted AdvPois, (y + 1) mod C; 0 moves away from the true label:
-            their untargeted one, and the error-maximising noise that Huang et al. compare with.
-        wise: "sample", or "class": one pass over all images in batches drawn under the seed, each
-            moving its classes' noise by `inner` to the mean over their images. Huang et al. repeat
-            the passes until the network errs on 90 % of the images, class-wise on 80 %.
-        batch_size: images moved at once; sample-wise it changes speed, not the result.
-    """
-
-    victim: Run
-    inner: Pgd = Pgd(step=0.4 / 255, steps=250, random_start=True)
-    shift: Annotated[int, Field(ge=0, le=100_000)] = 1
-    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 500
-    wise: Literal["sample", "class"] = "sample"
-
-    def not_in_key(self) -> frozenset[str]:
-        """See `settings.key_of`."""
-        return frozenset({"wise", "batch_size"}) if self.wise == "sample" else frozenset()
-
-    def make(
-        self,
-        images: ImageSet,
-        seed: int,
-        precision: str,
-        *,
-        network: Callable[[Run], nn.Module],
-        report: Callable[[str], None],
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Perturbation:
-        """See `specs.Method`."""
-        check_classes(images)
-        if self.shift >= len(images.classes):
-            raise ValueError(
-                f"Poison.shift is {self.shift}, but there are {len(images.classes)} classes"
-            )
-        started = time.perf_counter()
-        generator = torch.Generator().manual_seed(seed)
-        model, delta = network(self.victim), DELTAS[self.wise](images, 3)
-        pixels, labels = images.images.to(device()), images.labels.to(device())
-        targets = (labels + self.shift) % len(images.classes)
-        rows, done = torch.cat(delta.passes(self.batch_size, generator)), 0  # images moved
-        parts = {"delta": delta, "generator": generator}
-        if saved := checkpoint.restore():
-            put_back(saved["parts"], parts)
-            done, started = saved["done"], started - saved["seconds"]
-
-        def state() -> dict[str, Any]:
-            seconds = time.perf_counter() - started
-            return {"parts": states_of(parts), "done": done, "seconds": seconds}
-
-        while done < len(rows):
-            batch = rows[done : done + self.batch_size]
-            moved = adversarial(
-                model,
-                to_float(pixels[batch]),
-                targets[batch],
-                self.inner,
-                generator,
-                start=delta.of(batch),
-                direction=-1 if self.shift else 1,
-                precision=precision,
-            )
-            delta.set(batch, moved)
-            done += len(batch)
-            report(f"{done} of {len(rows)} images moved")
-            checkpoint.offer(state)
-        delta.end_round()
-        defender = "AdvPois" if self.shift else "error-max"
-        seconds = time.perf_counter() - started
-        return delta.perturbation(images, self.inner.epsilon, defender, seconds)
 
 
 @settings
@@ -275,9 +194,110 @@ def tue_simsiam(setting: Setting) -> Method:
     return replace(setting.profile.transferable["SimSiam"], net=setting.loop.net)
 
 
-def _victim(setting: Setting) -> Run:
+def aap(setting: Setting) -> Method:
+    """Wang et al., targeted: AdvPois behind their augmentation, of strength 0.4. Cut: the victim's
+    own training (40 epochs at a rate of 0.5), which is the exploiters' with that augmentation; and
+    the steps (250), which are the profile's for AdvPois."""
+    augment = contrastive_view(0.4)
+    victim = _victim(setting, exploiter=Exploiter(augment=augment))
+    return Poison(victim, setting.profile.poison, augment=augment)
+
+
+def hypo(setting: Setting) -> Method:
+    """Tao et al. (2022): towards the true label of an adversarially trained network, shifted and
+    flipped in each step. Cut: three steps of its adversaries; at most the profile's steps for
+    AdvPois (published: 100)."""
+    inner = _steps(setting, part=1 / 10, steps=min(100, setting.profile.poison.steps))
+    augment = op("crop_flip", padding=8)
+    return Poison(_hardened_victim(setting, 2), inner, shift=0, own_label=True, augment=augment)
+
+
+def entf(how: Literal["push", "pull"]) -> Callable[[Setting], Method]:
+    """Wen et al.: features pushed away from those of the image's class, or pulled to another's.
+    Cut: three steps of the adversaries that the network learns from, the length of its training,
+    and the steps of the noise, which are the profile's for AdvPois."""
+    return lambda setting: Entangled(_hardened_victim(setting, 4), how, setting.profile.poison)
+
+
+def sep(setting: Setting) -> Method:
+    """Chen et al.: towards the fifth label after the true one, on the mean gradient of five
+    networks from one training. Cut: five networks of 30; the length of the training (120 epochs);
+    and the steps (30 of 1/255), which take as many gradients as AdvPois does. Each network is a
+    stage of its own, the beginning of the whole training: of 10 epochs, 30 are computed."""
+    poison, count = setting.profile.poison, 5
+    steps = min(30, max(1, poison.steps // count))
+    inner = Pgd(poison.epsilon, min(poison.step * count / 2, 2 * poison.epsilon), steps)
+    last, recipe = _victim(setting), setting.profile.recipe
+    stops = {math.ceil(recipe.epochs * part / count) for part in range(1, count)} - {recipe.epochs}
+    early = (replace(last, recipe=replace(recipe, stop_after=stop)) for stop in sorted(stops))
+    return Poison(last, inner, shift=5, also=tuple(early))
+
+
+def aue(setting: Setting) -> Method:
+    """Wang et al.: Algorithm 1 behind a contrastive learner's augmentation of strength 0.6. Five
+    steps of a tenth of epsilon and one epoch a round, as published. Cut: the rounds (60), which are
+    the epochs of the profile's training; the cosine of the rate, which stays at its peak."""
+    inner = _steps(setting, part=1 / 10, steps=5)
+    return _by_epochs(setting, Augmented(contrastive_view(0.6)), inner=inner, weight_decay=1e-4)
+
+
+def sem(setting: Setting) -> Method:
+    """Liu et al. (AAAI 2024): Algorithm 1 with an adversarially trained source model, and uniform
+    noise of 4/255 in the noise step. Cut: one crop (published: 5), adversaries of three steps (10),
+    and three steps of the noise (10) in each of as many rounds as the profile's training has epochs
+    (5,000 batches of 128)."""
+    return _by_epochs(setting, Hardened("uniform"), inner=_steps(setting, part=1 / 5, steps=3))
+
+
+def rem_cut(setting: Setting) -> Method:
+    """After Fu et al.: the same with an adversary in the noise step. Less than a hundredth of the
+    published work, and so a name of its own: one crop (published: 5), three steps of the noise and
+    of each adversary (10), and half as many rounds as the profile's training has epochs (5,000
+    batches of 128)."""
+    inner = _steps(setting, part=1 / 5, steps=3)
+    rounds = math.ceil(setting.profile.recipe.epochs / 2)
+    return _by_epochs(setting, Hardened("adversary"), inner=inner, rounds=rounds)
+
+
+def mi_ue(setting: Setting) -> Method:
+    """MI-UE (ICLR 2026): features of one class drawn together. Cut: five steps of a tenth of
+    epsilon in each of as many rounds as the profile's training has epochs (published: 100 rounds of
+    10 steps that grow from 0.2/255 to 0.4/255); batches are the loop's (512), rates constant."""
+    return _by_epochs(setting, Informative(), inner=_steps(setting, part=1 / 10, steps=5))
+
+
+def contrastive_view(strength: float) -> Op:
+    """Wang et al.'s augmentation: crops, changes of colour and gray, of one strength.
+
+    Args:
+        strength: in [0, 1]; at 1 nearly the view of a contrastive learner.
+    """
+    return op(
+        "contrastive",
+        smallest=round(1 - 0.9 * strength, 9),
+        strength=strength,
+        jittered=round(0.8 * strength, 9),
+        gray_chance=round(0.2 * strength, 9),
+    )
+
+
+def _by_epochs(setting: Setting, learning: Learning, **changes: Any) -> Bilevel:
+    """Algorithm 1 with another learner, in as many rounds as the profile's training has epochs,
+    each with one epoch of the source model; no stop test."""
+    rounds = setting.profile.recipe.epochs
+    given = {"rounds": rounds, "outer_epochs": 1, "fold_norms": False} | changes
+    return replace(setting.loop, learning=learning, **given)
+
+
+def _steps(setting: Setting, part: float, steps: int) -> Pgd:
+    """So many steps of a part of the loop's radius."""
+    epsilon = setting.loop.inner.epsilon
+    return Pgd(epsilon, part * epsilon, steps)
+
+
+def _victim(setting: Setting, **changes: Any) -> Run:
     """A training on the clean images, whose network is attacked."""
-    return Run(
+    run = Run(
         train=(Part(setting.data),),
         test=setting.data,
         net=setting.loop.net,
@@ -285,6 +305,14 @@ def _victim(setting: Setting) -> Run:
         seed=setting.seed + VICTIM_OFFSET,
         precision=setting.precision,
     )
+    return replace(run, **changes)
+
+
+def _hardened_victim(setting: Setting, gray_levels: int) -> Run:
+    """A training on adversaries of the clean images, within so many gray levels: three steps of
+    half of the radius, where papers take seven or ten."""
+    attack = Pgd(gray_levels / 255, gray_levels / 255 / 2, 3, random_start=True)
+    return _victim(setting, exploiter=Exploiter(attack=attack))
 
 
 def random(setting: Setting) -> Method:
@@ -346,6 +374,15 @@ DEFENDERS: dict[str, Callable[[Setting], Method]] = {
     "TUE-SimCLR": tue_simclr,
     "TUE-MoCo": tue_moco,
     "TUE-SimSiam": tue_simsiam,
+    "AUE": aue,
+    "AAP": aap,
+    "HYPO": hypo,
+    "SEP": sep,
+    "SEM": sem,
+    "REM (cut)": rem_cut,
+    "MI-UE": mi_ue,
+    "EntF-push": entf("push"),
+    "EntF-pull": entf("pull"),
     "PIL": pil,
     "LSP": lsp,
     "AR": autoregressive,

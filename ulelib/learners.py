@@ -1,7 +1,8 @@
 """Learners: the source model F' of Algorithm 1, and what it minimises.
 
-`Supervised`, here, learns the labels, as the algorithm says. Ren et al.'s source model learns
-without labels: `contrastive.Transferable`.
+`Supervised`, here, learns the labels, as the algorithm says; `Augmented` does so from augmented
+images. Others: `hardened.Hardened` from adversaries, `informative.Informative` with noise that
+moves features; `contrastive.Transferable` without labels.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ulelib.deltas import SampleWise
 from ulelib.machine import logits, seeded_model
 from ulelib.models import build_model, check_size, fused
 from ulelib.pgd import Clamp
-from ulelib.settings import Op, settings
+from ulelib.settings import Op, op, settings
+from ulelib.views import View, smooth_view
 
 
 class Learner(Protocol):
@@ -72,8 +74,9 @@ class Learning(Protocol):
     """What the source model learns: settings with this one function.
 
     Attributes:
-        together: whether an image's loss depends on the others of its batch. Then batches are drawn
-            anew for each pass, and have the same size to one image.
+        together: whether an image's loss depends on the others of its batch, or on what is drawn
+            with them. Then batches are drawn anew for each pass, and have the same size to one
+            image.
     """
 
     together: ClassVar[bool]
@@ -93,6 +96,35 @@ class Supervised:
         model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
         check_size(model, net, images.images)
         return Classifier(model, precision)
+
+
+@settings
+class Augmented:
+    """L is the cross-entropy of the labels behind an augmentation of image and noise together:
+    L(F'(aug(x + delta)), y), in both steps of Algorithm 1.
+
+    AUE, augmented unlearnable examples (Wang et al., *Efficient Availability Attacks against
+    Supervised and Contrastive Learning Simultaneously*, NeurIPS 2024): a supervised source model
+    that sees what a contrastive learner would see makes noise against both. Each step of the noise
+    draws one augmentation of each image, through which the gradient passes. L-infinity,
+    sample-wise.
+
+    Attributes:
+        augment: the view, a key of `views.VIEWS` that a gradient passes through.
+    """
+
+    together: ClassVar[bool] = True
+
+    augment: Op = op("contrastive")
+
+    def __post_init__(self) -> None:
+        smooth_view(self.augment, "Augmented.augment")
+
+    def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
+        """See `Learning`."""
+        model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
+        check_size(model, net, images.images)
+        return AugmentedClassifier(model, precision, smooth_view(self.augment, "augment"))
 
 
 class Classifier:
@@ -138,3 +170,31 @@ class Classifier:
         for x, labels in protected:
             wrong += (logits(self.frozen, x, self.precision).argmax(1) != labels).sum()
         return int(wrong) / len(delta.rows)
+
+
+class AugmentedClassifier(Classifier):
+    """A source model that learns labels from augmented images (see `Augmented`)."""
+
+    capturable: ClassVar[bool] = False  # its views are drawn
+
+    def __init__(self, model: nn.Module, precision: str, augment: View) -> None:
+        super().__init__(model, precision)
+        self.augment = augment
+
+    def loss(
+        self, x: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Cross-entropy of augmented images."""
+        return super().loss(self.augment(x, generator), labels, generator)
+
+    def objective(
+        self, added: Clamp, labels: torch.Tensor, generator: torch.Generator
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """L(F'(aug(x + delta); theta), y), summed, with an augmentation drawn in every step."""
+
+        def loss_of(delta: torch.Tensor) -> torch.Tensor:
+            seen = self.augment(added.image(delta), generator)
+            predicted = logits(self.frozen, seen, self.precision)
+            return F.cross_entropy(predicted, labels, reduction="sum")
+
+        return loss_of

@@ -198,14 +198,36 @@ def adversarial(
     Raises:
         Diverged: see `signed_gradient_steps`.
     """
+
+    def loss(seen: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits(model, seen, precision), labels, reduction="sum")
+
+    return attacked(loss, images, attack, generator, start=start, direction=direction)
+
+
+def attacked(
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    attack: Pgd,
+    generator: torch.Generator,
+    *,
+    start: torch.Tensor | None = None,
+    direction: int = 1,
+) -> torch.Tensor:
+    """`adversarial` for any loss.
+
+    Args:
+        loss: of images with their noise `(B, 3, H, W)`, a scalar, summed over them.
+
+    Raises:
+        Diverged: see `signed_gradient_steps`.
+    """
     clamp = PixelRange(images, attack.epsilon)
     delta = torch.zeros_like(images) if start is None else start
     if attack.random_start:
         delta = clamp.add(delta, random_start(delta, attack.epsilon, generator))
     return signed_gradient_steps(
-        lambda d: F.cross_entropy(
-            logits(model, clamp.image(d), precision), labels, reduction="sum"
-        ),
+        lambda d: loss(clamp.image(d)),
         delta,
         step=attack.step,
         steps=attack.steps,

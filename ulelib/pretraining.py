@@ -105,11 +105,11 @@ def pretrain(
         saved = {"parts": states_of(trainer.parts), "curve": curve, "untrained": untrained}
         return saved | {"seconds": time.perf_counter() - started}
 
-    for epoch in range(len(curve) + 1, recipe.epochs + 1):
+    for epoch in range(len(curve) + 1, recipe.last_epoch + 1):
         trainer.epoch(epoch)
         curve.append(probes.neighbours_of_some(model.backbone, recipe.curve_images))
         report(f"epoch {epoch} of {recipe.epochs}: {curve[-1]:.1f} %")
-        if epoch < recipe.epochs:
+        if epoch < recipe.last_epoch:
             checkpoint.offer(state)
     spread = spread_of(features(model.project, test_set, precision))
     warn_if_collapsed(contrastive, spread)

@@ -33,6 +33,8 @@ class Recipe:
         flip_at_test: at the end, measure on the image and its mirror image, adding both logits.
         curve_images: test images that the curve is measured on after each epoch, without mirror
             images; the last epoch is measured on all of them as well.
+        stop_after: end after so many of the epochs, the rate as if the training went on: a network
+            on the way. None: after all.
     """
 
     epochs: Count = 60
@@ -48,14 +50,24 @@ class Recipe:
     flip_at_test: bool = False
     curve_images: Count = 2000
     schedule_by: Literal["batch", "epoch"] = "batch"
+    stop_after: Count | None = None
 
     def __post_init__(self) -> None:
+        if self.stop_after is not None and self.stop_after >= self.epochs:
+            raise ValueError(
+                f"Recipe.stop_after is {self.stop_after}: less than epochs, {self.epochs}, or None"
+            )
         if self.nesterov and not self.momentum:
             raise ValueError("Recipe.nesterov needs a momentum above 0")
 
     def not_in_key(self) -> frozenset[str]:
         """See `settings.key_of`."""
-        return at_default(self, "schedule_by")
+        return at_default(self, "schedule_by", "stop_after")
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of the epoch after which the training ends."""
+        return self.epochs if self.stop_after is None else self.stop_after
 
     def steps_per_epoch(self, images: ImageSet) -> int:
         """Whole batches of a training set.

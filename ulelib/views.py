@@ -40,12 +40,14 @@ class View:
         random: whether every pass draws another picture.
         gray: whether the three channels of what it returns are equal.
         together: whether something is drawn for a batch as a whole.
+        rounds: whether it passes through whole numbers, so that no gradient passes through it.
     """
 
     show: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
     random: bool = False
     gray: bool = False
     together: bool = False
+    rounds: bool = False
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return self.show(images, generator)
@@ -58,6 +60,23 @@ def view(wanted: Op) -> View:
         ValueError: no such view, or an option that it does not take.
     """
     return look_up(VIEWS, wanted, "view")()
+
+
+def smooth_view(wanted: Op, what: str) -> View:
+    """The view of that name, through which noise can be learned.
+
+    Args:
+        what: the setting that names it, for the error.
+
+    Raises:
+        ValueError: as `view`; or no gradient passes through it.
+    """
+    found = view(wanted)
+    if found.rounds:
+        raise ValueError(
+            f"{what} is {wanted}, which rounds: no gradient of the noise passes through it"
+        )
+    return found
 
 
 def gray(images: torch.Tensor) -> torch.Tensor:
@@ -88,7 +107,8 @@ def crop_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4
     # One number a sample says where it is cropped and whether it is flipped.
     choice = torch.randint(0, 2 * shifts * shifts, (len(images),), generator=generator)
     padded = F.pad(images, (padding,) * 4)
-    moved = _move_in_groups if images.device.type == "cpu" else _move_by_gather
+    in_groups = images.device.type == "cpu" and not images.requires_grad
+    moved = _move_in_groups if in_groups else _move_by_gather
     return moved(padded, choice, images)
 
 
@@ -115,15 +135,18 @@ def _move_in_groups(
 def _move_by_gather(
     padded: torch.Tensor, choice: torch.Tensor, images: torch.Tensor
 ) -> torch.Tensor:
-    """The same in one gather, for a GPU, which would wait for 162 launches."""
-    height, width = images.shape[2:]
+    """The same in two gathers: for a GPU, which would wait for 162 launches, and for a gradient,
+    which 162 slices would copy as often."""
+    count, channels, height, width = images.shape
     shifts = padded.shape[2] - height + 1
-    choice = choice.to(images.device)
+    choice = choice.to(images.device)[:, None]
     place, flip = choice // 2, (choice % 2).bool()
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, 3, shifts, shifts, H, W)
-    each = torch.arange(len(images), device=images.device)
-    crops = windows[each, :, place // shifts, place % shifts]  # (B, 3, H, W)
-    return torch.where(flip.view(-1, 1, 1, 1), crops.flip(3), crops).contiguous()
+    down, across = (torch.arange(side, device=images.device) for side in (height, width))
+    rows = place // shifts + down  # (B, H)
+    columns = place % shifts + torch.where(flip, across.flip(0), across)  # (B, W)
+    size = count, channels, height, padded.shape[3]
+    tall = padded.gather(2, rows[:, None, :, None].expand(size))
+    return tall.gather(3, columns[:, None, None].expand(images.shape))
 
 
 def resized_crop(images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
@@ -277,12 +300,16 @@ def _contrastive(
     SimCLR's (Chen et al., ICML 2020, appendix B.9: no blur on CIFAR) with the smallest part of MoCo
     v2 and SimSiam; SimCLR's own, and that of the released commands, is 0.08. All is drawn for each
     image, but for the order of the colour changes, which is a batch's. Float images; others pass
-    through them.
+    through them, a thousand at a time.
     """
     spans = torch.tensor([0.4, 0.4, 0.4, 0.1]) * strength
     centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
 
     def show(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if images.dtype == torch.uint8 and len(images) > augmentations.AT_ONCE:
+            return torch.cat(
+                [show(part, generator) for part in images.split(augmentations.AT_ONCE)]
+            )
         count, where = len(images), images.device
         drawn = torch.rand(count, 11, generator=generator)
         order = tuple(torch.randperm(4, generator=generator).tolist())
@@ -308,13 +335,13 @@ def _as_float(images: torch.Tensor) -> torch.Tensor:
 @checked
 def _bdr(bits: Annotated[int, Field(ge=1, le=8)] = 2) -> View:
     """Bit-depth reduction to 1 to 8 bits a channel; see `bit_depth`."""
-    return View(lambda images, _: bit_depth(images, bits))
+    return View(lambda images, _: bit_depth(images, bits), rounds=True)
 
 
 @checked
 def _jpeg(quality: Annotated[int, Field(ge=1, le=100)] = 10) -> View:
     """JPEG of quality 1 to 100; see `jpeg`."""
-    return View(lambda images, _: jpeg(images, quality))
+    return View(lambda images, _: jpeg(images, quality), rounds=True)
 
 
 @checked
@@ -338,7 +365,7 @@ def _cutout(size: Annotated[int, Field(ge=1, le=256)] = 16, padding: Padding = 4
 @checked
 def _trivial_augment(padding: Padding = 4) -> View:
     """Aug(x), then TrivialAugment; see `augmentations.trivial_augment`."""
-    return _after_crop_flip(padding, augmentations.trivial_augment)
+    return _after_crop_flip(padding, augmentations.trivial_augment, rounds=True)
 
 
 @checked
@@ -350,14 +377,20 @@ def _coin(reach: Annotated[float, Field(gt=0, le=16)] = 2.0, padding: Padding = 
 @checked
 def _ueraser(padding: Padding = 4) -> View:
     """Aug(x), then UEraser-Lite; see `augmentations.ueraser`."""
-    return _after_crop_flip(padding, augmentations.ueraser)
+    return _after_crop_flip(padding, augmentations.ueraser, rounds=True)
 
 
 def _after_crop_flip(
-    padding: int, show: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+    padding: int,
+    show: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+    rounds: bool = False,
 ) -> View:
     aug = _crop_flip(padding)
-    return View(lambda images, generator: show(aug(images, generator), generator), random=True)
+    return View(
+        lambda images, generator: show(aug(images, generator), generator),
+        random=True,
+        rounds=rounds,
+    )
 
 
 def _halved() -> View:

@@ -33,14 +33,17 @@ from ulelib import files, machine, settings
 from ulelib.bilevel import Bilevel
 from ulelib.contrastive import Contrastive, Transferable
 from ulelib.csd import Separation
-from ulelib.defenders import Poison, Random
+from ulelib.defenders import Random
 from ulelib.exploiters import Exploiter
 from ulelib.files import lock_errors_explained, write_text
+from ulelib.hardened import Hardened
+from ulelib.informative import Informative
 from ulelib.jobs.schema import check_page, check_stage
-from ulelib.learners import Supervised
+from ulelib.learners import Augmented, Supervised
 from ulelib.linearized import Linearized
 from ulelib.patterns import Autoregressive, LinearlySeparable, Region
 from ulelib.pgd import Pgd
+from ulelib.poisons import Entangled, Poison
 from ulelib.projection import Projection
 from ulelib.recipe import Recipe
 from ulelib.shortcuts import ClassConvolution, OnePixel
@@ -51,7 +54,8 @@ SPECS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(Noise, Run, Pretrained, Attacked, Data, Part),
-        *(Bilevel, Supervised, Transferable, Contrastive, Separation, Poison, Random),
+        *(Bilevel, Supervised, Augmented, Hardened, Informative, Transferable, Contrastive),
+        *(Separation, Poison, Entangled, Random),
         *(Linearized, LinearlySeparable, Autoregressive, Region, OnePixel, ClassConvolution),
         *(Pgd, Exploiter, Projection, Recipe),
     )
