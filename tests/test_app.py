@@ -122,9 +122,10 @@ class TestApp:
         quick.folder.value, quick.others.value, quick.out.value = str(folder), "/them", "/out"
         quick.method.value, quick.strength.value, quick.size.value = "ULEO", 5, 64
         quick.format.value, quick.drop_location.value = "png", True
+        quick.masking.value = True
         quick.protect_button.click()
         quick.join()
-        job = Job(method="ULEO", strength=5, size=64, format="png", drop_location=True)
+        job = Job("ULEO", 5, 64, masking=True, format="png", drop_location=True)
         assert given == [folder, Path("/out"), job, Path("/them")]
 
     def test_a_check_uses_the_same_others(
@@ -165,9 +166,49 @@ class TestApp:
         assert all(method in name for method, name in NOISES.items())
 
     def test_says_how_visible_a_strength_is(self, quick: App) -> None:
-        for strength, begin in ((8, "subtle"), (9, "visible"), (32, "plainly")):
+        said = {4: "faint", 8: "can be seen", 9: "visible", 16: "plainly visible", 32: "plainly"}
+        for strength, begin in said.items():
             quick.strength.value = strength
             assert quick.seen.value.startswith(begin)
+
+    def test_shows_what_it_will_look_like_before_anything_is_written(
+        self, quick: App, folder: Path
+    ) -> None:
+        quick.folder.value, quick.strength.value = str(folder), 12
+        before = file_names(folder.parent)
+        quick.preview_button.click()
+        assert quick.protect_button.disabled and not quick.stop_button.disabled
+        quick.join()
+        assert file_names(folder.parent) == before
+        assert quick.strengths.value.count("<img") == 1 and "blue/0.png" in quick.strengths.value
+        for line in ("strength 12: PSNR", "strength 16, with masking: PSNR"):
+            assert line in quick.strengths.value
+        assert quick.messages.value.count("strength ") == 1  # only the latest is displayed
+        assert "Nothing is written yet" in quick.messages.value
+        assert not quick.preview_button.disabled and quick.check_button.disabled
+
+    def test_shows_an_uploaded_picture_and_then_protects_the_upload(self, quick: App) -> None:
+        quick.source.value = UPLOADED
+        quick.own_files.value = (uploaded("mine.zip", zipped(pictures())),)
+        quick.preview_button.click()
+        quick.join()
+        assert "<img" in quick.strengths.value
+        quick.masking.value = True
+        quick.protect_button.click()
+        quick.join()
+        assert in_download(quick) == set(pictures())
+
+    def test_a_preview_can_be_stopped_and_names_what_is_missing(
+        self, quick: App, folder: Path
+    ) -> None:
+        quick.preview_button.click()
+        quick.join()
+        assert "name the folder" in quick.messages.value and not quick.strengths.value
+        quick.folder.value = str(folder)
+        quick.messages.observe(lambda _: quick.stop_button.click(), "value")
+        quick.preview_button.click()
+        quick.join()
+        assert "Stopped." in quick.messages.value and not quick.strengths.value
 
     def test_says_what_loose_pictures_are_taken_for(self, quick: App) -> None:
         quick.own_files.value = (uploaded("a.zip", b""),)

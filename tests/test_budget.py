@@ -108,13 +108,13 @@ def test_strips_are_as_good_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     import torch
 
     from ulelib import pictures
-    from ulelib.photos import noise
+    from ulelib.photos import contrast, noise
 
     whole, striped = picture((50, 37), "RGBA"), picture((50, 37), "RGBA")
     seen = np.array(pictures.as_seen(whole))
     delta = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.1 - 0.05
     noise.add_noise(whole, delta, 12, 6)
-    monkeypatch.setattr(noise, "STRIP", 5)
+    monkeypatch.setattr(contrast, "STRIP", 5)
     monkeypatch.setattr(pictures, "STRIP", 5)
     assert (np.array(pictures.as_seen(striped)) == seen).all()
     noise.add_noise(striped, delta, 12, 6)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from helpers import PROJECT
-from photo_files import GRAY, LEFT_OUT, PROTECTABLE, QUICK, mixed_folder
+from photo_files import GRAY, LEFT_OUT, PROTECTABLE, QUICK, levels, mixed_folder
 from ulelib.photos import check as check_module
 from ulelib.photos import protect as protect_module
 from ulelib.photos.commands import commands
@@ -48,6 +48,14 @@ class TestProtect:
             if "ulelib check" in line
         ]
         assert shlex.split(command) == ["ulelib", "check", str(folder), str(out)]
+
+    def test_masking_is_an_option(self, folder: Path) -> None:
+        """A smooth picture then gets so little noise that the report names it."""
+        out = folder.parent / "out"
+        result = run("protect", folder, "--out", out, *QUICK_OPTIONS, "--masking")
+        assert result.exit_code == 0 and "others/0.png: it is mostly flat" in result.output
+        assert np.abs(levels(Image.open(out / "others/0.png"))
+                      - levels(Image.open(folder / "others/0.png"))).mean() < 4  # fmt: skip
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -92,6 +100,28 @@ class TestProtect:
         monkeypatch.setattr(protect_module, "_write_all", interrupted)
         result = run("protect", folder, "--out", tmp_path / "out", *QUICK_OPTIONS)
         assert result.exit_code == 1 and "do not publish" in result.output
+
+
+class TestPreview:
+    def test_writes_one_picture_and_prints_the_numbers(self, tmp_path: Path) -> None:
+        folder, out = mixed_folder(tmp_path / "My pictures"), tmp_path / "strengths.png"
+        result = run("preview", folder, "--out", out, "--picture", folder / "others" / "1.png")
+        assert result.exit_code == 0, result.output
+        with Image.open(out) as strip:
+            assert strip.format == "PNG" and strip.width > 1000
+        assert "\nstrength 16: PSNR " in result.output
+        assert "\nstrength 16, with masking: PSNR " in result.output
+        assert f"others/1.png at these strengths: {out}" in result.output
+        again = run("preview", folder, "--out", out)
+        assert again.exit_code == 1 and "exists" in again.output
+
+    def test_fails_in_a_line(self, tmp_path: Path) -> None:
+        folder = mixed_folder(tmp_path / "My pictures")
+        inside = run("preview", folder, "--out", folder / "a.png")
+        assert inside.exit_code == 1 and "among the pictures" in inside.output
+        wrong = run("preview", folder, "--out", tmp_path / "a.png", "--size", "4")
+        assert wrong.exit_code == 1 and "Error: --size is 4" in wrong.output
+        assert "Traceback" not in inside.output + wrong.output
 
 
 class TestCheck:

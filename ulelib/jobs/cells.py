@@ -322,6 +322,7 @@ class Design:
 def _source(noise: Noise) -> str:
     """The network that noise was made with; "-" for noise that was made without one."""
     method: Any = noise.method
+    method = getattr(method, "method", method)  # of a masked one
     victim = getattr(method, "victim", None)
     net = getattr(method, "net", None) or getattr(victim, "net", None)
     return str(net) if net else "-"

@@ -73,8 +73,9 @@ def title(stage: Stage) -> str:
     cifar10, seed 0"."""
     match stage:
         case Noise():
-            view = getattr(stage.method, "view", None)
-            named = f"{type(stage.method).__name__}{f' ({view})' if view else ''}"
+            method = getattr(stage.method, "method", stage.method)  # of a masked one
+            view, masked = getattr(method, "view", None), "masked " * (method != stage.method)
+            named = f"{masked}{type(method).__name__}{f' ({view})' if view else ''}"
             return f"noise: {named} for {stage.data.name}, seed {stage.seed}"
         case Run():
             does = stage.exploiter

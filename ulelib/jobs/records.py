@@ -41,6 +41,7 @@ from ulelib.informative import Informative
 from ulelib.jobs.schema import check_page, check_stage
 from ulelib.learners import Augmented, Supervised
 from ulelib.linearized import Linearized
+from ulelib.masking import Masked
 from ulelib.patterns import Autoregressive, LinearlySeparable, Region
 from ulelib.pgd import Pgd
 from ulelib.poisons import Entangled, Poison
@@ -57,7 +58,7 @@ SPECS: dict[str, type] = {
         *(Bilevel, Supervised, Augmented, Hardened, Informative, Transferable, Contrastive),
         *(Separation, Poison, Entangled, Random),
         *(Linearized, LinearlySeparable, Autoregressive, Region, OnePixel, ClassConvolution),
-        *(Pgd, Exploiter, Projection, Recipe),
+        *(Masked, Pgd, Exploiter, Projection, Recipe),
     )
 }
 REMEDY = "set ULELIB_RESULTS to a folder on another disk, or one that you may write"

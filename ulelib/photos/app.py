@@ -33,8 +33,9 @@ from ulelib.photos.folders import Refused
 from ulelib.photos.job import Job
 from ulelib.photos.names import printable
 from ulelib.photos.picker import STYLE, FolderPicker
+from ulelib.photos.preview import Preview, preview
 from ulelib.photos.protect import protect
-from ulelib.photos.report import AMPLIFIED, check_writable, side_by_side, write_report
+from ulelib.photos.report import AMPLIFIED, check_writable, data_url, side_by_side, write_report
 from ulelib.photos.uploads import unpack
 
 EMBEDDED = 100 * 2**20  # bytes of a zip file that the page itself may contain
@@ -57,13 +58,19 @@ NOISES = {  # the methods of `Job`, by what a person can choose by
     "ULEO class-wise": "Learned, one for each person: minutes (ULEO class-wise)",
 }
 FILES = {"keep": "as the pictures have it", "png": "PNG", "jpg": "JPEG"}
-# The last level of a strength that is described so.
-VISIBLE = ((8, "subtle: hard to see, protects far less"), (15, "visible"), (32, "plainly visible"))
+# The last level of a strength that is described so. What protects less is CSD (page 14b).
+VISIBLE = (
+    (4, "faint; the quick noise hardly protects"),
+    (8, "can be seen in flat areas (sky, skin); the quick noise protects far less"),
+    (15, "visible in flat areas (sky, skin)"),
+    (32, "plainly visible in flat areas (sky, skin)"),
+)
 WIDE = "min(47%, 40em)"  # of a picture before and after; they are displayed enlarged
 # Lines of progress, of which only the latest is displayed.
 MAKING = "making the noise: "
 PROGRESS = re.compile(
     rf"{MAKING}(round|pass) \d+|[\d,]+ of [\d,]+ pictures are (read|written)(?:$|, )"
+    r"|(strength) \d+, with"
 )
 # What is measured of a round of the noise says nothing to a photographer.
 ROUND = re.compile(r"^(round|pass) (\d+ of \d+): [^,]*")
@@ -127,7 +134,7 @@ class App(widgets.VBox):
         self._make_sources(folder, others)
         self._make_settings()
         self._make_buttons()
-        self.messages, self.comparison = widgets.HTML(), widgets.HTML()
+        self.messages, self.strengths, self.comparison = (widgets.HTML() for _ in range(3))
         self.download, self.report = widgets.HTML(), widgets.HTML()
         self._name_out()
         self._show_source()
@@ -139,10 +146,12 @@ class App(widgets.VBox):
                 self._upload,
                 self.method,
                 widgets.HBox([self.strength, self.seen]),
+                widgets.HBox([self.masking, self.preview_button]),
                 self.size,
                 widgets.HBox([self.format, self.drop_location]),
                 widgets.HBox([self.protect_button, self.stop_button]),
                 self.messages,
+                self.strengths,
                 self.comparison,
                 self.download,
                 self.check_button,
@@ -186,6 +195,9 @@ class App(widgets.VBox):
         self.seen = widgets.HTML()
         self.strength.observe(self._show_seen, "value")
         self._show_seen()
+        self.masking = widgets.Checkbox(
+            False, description="Less noise in flat areas (masking)", indent=False, layout=half
+        )
         self.drop_location = widgets.Checkbox(
             False, description="Leave out where pictures were taken", indent=False, layout=half
         )
@@ -195,8 +207,13 @@ class App(widgets.VBox):
             description="Protect", button_style="primary", icon="lock"
         )
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
+        wide = widgets.Layout(width="auto")
+        self.preview_button = widgets.Button(
+            description="Show what it will look like", icon="eye", layout=wide
+        )
         self.check_button = widgets.Button(description="Measure protection", disabled=True)
         self.protect_button.on_click(lambda _: self._work(self._protect, UNFINISHED))
+        self.preview_button.on_click(lambda _: self._work(self._preview, "Stopped."))
         self.stop_button.on_click(lambda _: self._stop())
         self.check_button.on_click(lambda _: self._work(self._check, "Stopped. No report."))
 
@@ -245,7 +262,7 @@ class App(widgets.VBox):
             nonlocal activity
             line = ROUND.sub(rf"{MAKING}\1 \2", line)
             found = PROGRESS.match(line)
-            before, activity = activity, found and (found[1] or found[2])
+            before, activity = activity, found and next(filter(None, found.groups()))
             if activity and activity == before:
                 lines.pop()
             inside = html.escape(line).replace("\n", "<br>")
@@ -271,10 +288,12 @@ class App(widgets.VBox):
                 raise
             finally:
                 self.stop_button.disabled, self.stop_button.description = True, "Stop"
-                self.protect_button.disabled, self.check_button.disabled = False, self._done is None
+                self.protect_button.disabled = self.preview_button.disabled = False
+                self.check_button.disabled = self._done is None
 
         self._stopping.clear()
-        self.protect_button.disabled = self.check_button.disabled = True
+        for button in (self.protect_button, self.preview_button, self.check_button):
+            button.disabled = True
         self.stop_button.disabled = False
         self._worker = threading.Thread(target=run, daemon=True)
         self._worker.start()
@@ -285,17 +304,30 @@ class App(widgets.VBox):
         self._stopping.set()
         self.stop_button.disabled, self.stop_button.description = True, "Stopping"
 
+    def _job(self) -> Job:
+        """The settings as the controls have them now."""
+        return Job(
+            method=self.method.value,
+            strength=self.strength.value,
+            size=self.size.value or None,
+            masking=self.masking.value,
+            format=self.format.value,
+            drop_location=self.drop_location.value,
+        )
+
+    def _preview(self, say: Say, say_or_stop: Say) -> None:
+        self.strengths.value = ""
+        job = self._job()
+        folder, others, _ = self._folders(job)
+        say("reading some of the pictures")
+        self.strengths.value = _previewed(preview(folder, job, others, report=say_or_stop))
+        say("See below what it looks like. Nothing is written yet.")
+
     def _protect(self, say: Say, say_or_stop: Say) -> None:
         self.comparison.value = self.download.value = self.report.value = ""
         self._done = None
         kept = self.source.value == HERE  # read now: the user may change it
-        job = Job(
-            method=self.method.value,
-            strength=self.strength.value,
-            size=self.size.value or None,
-            format=self.format.value,
-            drop_location=self.drop_location.value,
-        )
+        job = self._job()
         folder, others, out = self._folders(job)
         say("reading the pictures")
         report = protect(folder, out, job, others, say_or_stop)
@@ -387,6 +419,16 @@ def _compared(pictures: Mapping[str, str]) -> str:
             for key, width, caption in figures
         )
         + "</p>"
+    )
+
+
+def _previewed(shown: Preview) -> str:
+    """HTML of a preview."""
+    numbers = "<br>".join(map(html.escape, shown.lines()))
+    return (
+        f'<p><img alt="{html.escape(shown.name)} at several strengths" style="max-width: 100%" '
+        f'src="{data_url(shown.strip)}"><br><small>{html.escape(shown.name)}<br>{numbers}</small>'
+        "</p>"
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands `ulelib protect` and `ulelib check`."""
+"""The commands `ulelib protect`, `ulelib preview` and `ulelib check`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ulelib.photos.check import FeatureSource, check
 from ulelib.photos.findings import Findings
 from ulelib.photos.job import FORMATS, METHODS, SIZE, SIZES, Job
 from ulelib.photos.names import printable
+from ulelib.photos.preview import check_new, preview
 from ulelib.photos.protect import protect
 from ulelib.photos.report import check_writable, write_report
 
@@ -25,6 +26,22 @@ INTERRUPTED = (
 )
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is for the user
+METHOD = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=Job.method,
+    show_default=True,
+    help='How the noise is made; put "ULEO class-wise" in quotes. CSD takes seconds; the others '
+    "train a network, which takes minutes.",
+)
+WORKING_SIZE = click.option(
+    "--size",
+    type=int,
+    default=Job.size,
+    help=f"Pixels a side at which the noise is made: 8 to 512 for CSD, default {SIZES['CSD']}; 16 "
+    f"to 512 for the others, default {SIZE}. A small size gives smooth noise, which also works on "
+    "networks that see little detail. A gray filter undoes CSD of 8 or 16 pixels.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,30 +67,23 @@ def commands() -> None:
     type=FOLDER,
     help="Pictures of other people, which stay as they are: PICTURES are hidden among them.",
 )
-@click.option(
-    "--method",
-    type=click.Choice(METHODS),
-    default=Job.method,
-    show_default=True,
-    help='How the noise is made; put "ULEO class-wise" in quotes. CSD takes seconds; the others '
-    "train a network, which takes minutes.",
-)
+@METHOD
 @click.option(
     "--strength",
     type=int,
     default=Job.strength,
     show_default=True,
     help="The most that a channel of a pixel changes, 1 to 64 gray levels, before JPEG or WebP "
-    "coding. 16 may be visible; 8 is hard to see, but the default method then protects far less.",
+    "coding. 16 is plainly visible in flat areas such as sky and skin. 8 can still be seen there, "
+    "and the default method then protects far less. `ulelib preview` shows both on your picture.",
 )
 @click.option(
-    "--size",
-    type=int,
-    default=Job.size,
-    help=f"Pixels a side at which the noise is made: 8 to 512 for CSD, default {SIZES['CSD']}; 16 "
-    f"to 512 for the others, default {SIZE}. A small size gives smooth noise, which also works on "
-    "networks that see little detail. A gray filter undoes CSD of 8 or 16 pixels.",
+    "--masking",
+    is_flag=True,
+    help="Contrast masking: less noise where a picture is flat, down to a quarter of the strength. "
+    "It is less visible at the same strength.",
 )
+@WORKING_SIZE
 @click.option(
     "--format",
     type=click.Choice(FORMATS),
@@ -97,13 +107,11 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
     JPEG, PNG, BMP and WebP are read; the originals stay as they are. Names, sizes, orientation,
     colour profiles and transparency are kept where the written format can keep them; what is lost
     is listed. The same command continues a run that was stopped.
+    `ulelib preview` shows first how visible the noise is on one of your pictures.
     How well it protects depends on who uses the pictures, and how: run `ulelib check` before you
     rely on it.
     """
-    try:
-        job = Job(**options)
-    except ValueError as error:  # a setting has the name of its option
-        raise click.ClickException(str(error).replace("Job.", "--")) from error
+    job = _job(options)
     try:
         report = protect(folder, out, job, others, report=tqdm.write)
     except EXPECTED as error:
@@ -116,6 +124,54 @@ def protect_command(folder: Path, out: Path, others: Path | None, **options: Any
         click.echo(line)
     click.echo(f"They are in {printable(out)}.")
     click.echo(f"To measure how well they are protected: {shlex.join(next_command)}")
+
+
+def _job(options: dict[str, Any]) -> Job:
+    """The settings that options name."""
+    try:
+        return Job(**options)
+    except ValueError as error:  # a setting has the name of its option
+        raise click.ClickException(str(error).replace("Job.", "--")) from error
+
+
+@commands.command(name="preview")
+@click.argument("folder", metavar="PICTURES", type=FOLDER)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("strengths.png"),
+    show_default=True,
+    help="New PNG file.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Which of PICTURES to show; without it the first.",
+)
+@click.option("--others", type=FOLDER, help="Pictures of other people, as `ulelib protect` has it.")
+@METHOD
+@WORKING_SIZE
+def preview_command(
+    folder: Path, out: Path, picture: Path | None, others: Path | None, **options: Any
+) -> None:
+    """Show how visible the noise is on one of PICTURES, before anything is protected.
+
+    One image shows the original beside the picture at strengths 4, 8, 16 and 32, without contrast
+    masking and with it: whole, at its flattest part, and at the part with most texture. Below stand
+    PSNR and SSIM, as they are when the picture fills a screen.
+    """
+    job = _job(options)
+    try:
+        check_new(out, folder, others)
+        shown = preview(folder, job, others, picture, report=tqdm.write)
+        shown.save(out)
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped: there is no preview") from None
+    for line in shown.lines():
+        click.echo(line)
+    click.echo(f"{printable(Path(shown.name))} at these strengths: {printable(out)}")
 
 
 @commands.command(name="check")

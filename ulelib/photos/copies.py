@@ -99,25 +99,35 @@ def similarity(pairs: list[Pair]) -> tuple[float, float]:
     """Mean PSNR (decibels) and SSIM (at most 1) of pictures and copies, measured on the middle
     `WIDEST` pixels of some `COMPARED` pairs at their own size; NaN if no pair of equal size
     differs."""
-    from torchmetrics.functional import image as metrics  # slow to import: it loads Lightning
-
     measured = []
     for pair in pairs[:: math.ceil(len(pairs) / COMPARED)]:
         picture, copy = upright(pair.picture), upright(pair.copy)
         if picture.size != copy.size or min(picture.size) < SSIM_WINDOW:
             continue
-        first, second = (
-            torch.from_numpy(np.array(middle(one, WIDEST)))[None].permute(0, 3, 1, 2).float()
-            for one in (picture, copy)
-        )
-        psnr = metrics.peak_signal_noise_ratio(second, first, data_range=255.0)
-        ssim = metrics.structural_similarity_index_measure(second, first, data_range=255.0)
-        if torch.isfinite(psnr):  # it is infinite if both are equal
-            measured.append([float(psnr), float(ssim)])  # type: ignore[arg-type]
+        psnr, ssim = likeness(picture, copy)
+        if math.isfinite(psnr):
+            measured.append([psnr, ssim])
     if not measured:
         return math.nan, math.nan
     means = torch.tensor(measured).mean(0)
     return float(means[0]), float(means[1])
+
+
+def likeness(picture: Image.Image, copy: Image.Image) -> tuple[float, float]:
+    """PSNR in decibels, infinite if both are equal, and SSIM of the middle `WIDEST` pixels.
+
+    Args:
+        picture, copy: RGB, of equal size, with `SSIM_WINDOW` pixels a side at least.
+    """
+    from torchmetrics.functional import image as metrics  # slow to import: it loads Lightning
+
+    first, second = (
+        torch.from_numpy(np.array(middle(one, WIDEST)))[None].permute(0, 3, 1, 2).float()
+        for one in (picture, copy)
+    )
+    psnr = metrics.peak_signal_noise_ratio(second, first, data_range=255.0)
+    ssim = metrics.structural_similarity_index_measure(second, first, data_range=255.0)
+    return float(psnr), float(ssim)  # type: ignore[arg-type]
 
 
 def upright(file: Path) -> Image.Image:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ulelib import pictures
 from ulelib.photos import extras
+from ulelib.photos.contrast import Shares
 from ulelib.photos.exif import Broken, Exif
 from ulelib.photos.job import SIZE, Job
 from ulelib.photos.noise import Sample, add_noise, share_left
@@ -31,13 +32,14 @@ WEBP_QUALITIES = range(50, 100, 5)
 # to 3: 0.00 to 0.06 (12 files unchanged); 5: 0.32 to 0.84; 8: 0.76 to 0.99; 20 and better: 0.93 to
 # 1. Strength 4: up to 10: 0.00 to 0.01; 15: 0.07 to 0.39; 20: 0.33 to 0.85; 30: 0.73 to 1; 75 and
 # better: 0.95 to 1. WebP of quality 1 to 75: 0.84 to 1.05.
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.5  # of the noise that was to be written, with masking of what masking left
 # Notes: what else is different in a protected picture.
 NO_PLACE = "the place was left out"
 NO_GAMMA = "its gamma was left out"
 NO_PREVIEW = "the preview in its EXIF data was left out"
 NO_EXIF = "its EXIF data are damaged or too long and were left out"
 ONLY_ORIENTATION = "its EXIF data could not be written, except for the orientation"
+MOSTLY_FLAT = "it is mostly flat: masking left {:.0f} % of its noise, so it is protected less"
 ODD_EXIF = "its EXIF data have a value that many programs cannot read; it was kept as it is"
 # Page 14b: CSD of 8 and 16 pixels does nothing against a network that sees the pictures gray.
 GRAY = (
@@ -80,7 +82,7 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> Protected:
         file: the original.
         delta: `(3 or 1, S, S)` float in units of the pixel range, noise for the upright picture's
             middle square.
-        job: strength, format and quality.
+        job: strength, masking, format and quality.
 
     Raises:
         OSError, ValueError, TypeError: Pillow cannot read the original or encode the result.
@@ -97,7 +99,10 @@ def protected_file(file: Path, delta: torch.Tensor, job: Job) -> Protected:
             transparent.close()  # it is large
         options = _options(original, target, job)
         picture = original.picture
-        samples = add_noise(picture, delta, job.strength, original.orientation)
+        shares = Shares(picture, original.orientation) if job.masking else None
+        if shares and shares.mean < LEAST_SHARE:
+            original.notes.append(MOSTLY_FLAT.format(100 * shares.mean))
+        samples = add_noise(picture, delta, job.strength, original.orientation, shares)
         encoded = io.BytesIO()
         picture.save(encoded, target, **({"exif": coded} if coded else {}), **options)
         content, mode = encoded.getvalue(), picture.mode

@@ -24,12 +24,14 @@ class Job:
         method: one of `METHODS`. The default has the best worst case on the book's page 14b, over
             the networks and sizes of exploiters that filter nothing.
         strength: the most that a channel of a pixel changes, in gray levels, in the written picture
-            (before lossy coding). The default is *Going Grayscale*'s bound on ImageNet; it may be
-            visible. Half of it is hard to see, but lets exploiters learn half of what clean
-            pictures teach (14b).
+            (before lossy coding). The default is *Going Grayscale*'s bound on ImageNet; it is
+            plainly visible in flat areas, such as sky and skin. Half of it is still seen there, and
+            lets exploiters learn half of what clean pictures teach (14b).
         size: working size: the noise is made for squares of so many pixels a side; None: `SIZES`.
             A small working size gives smooth noise, which also works on networks that see little
             detail. A gray filter undoes CSD of 8 or 16 pixels (14b).
+        masking: contrast masking: whether flat areas get less noise, down to a quarter of the
+            strength (`ulelib.masking`).
         format: of the written files: "keep", each picture's own; "png"; or "jpg".
         quality: of JPEG and WebP, 1 to 100. None: a JPEG keeps its own; a lossy WebP gets the
             quality, 50 to 95, at which the original has its file size; others get 95.
@@ -43,6 +45,7 @@ class Job:
     method: MethodName = "CSD"
     strength: Annotated[int, Field(ge=1, le=64)] = 16
     size: Annotated[int, Field(ge=8, le=512)] | None = None
+    masking: bool = False
     format: Format = "keep"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     drop_location: bool = False

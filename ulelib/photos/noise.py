@@ -9,22 +9,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from ulelib.photos.contrast import TURNED, Shares, strips_of
 from ulelib.views import LUMA
 
-STRIP = 256  # rows of a picture that get their noise at once
 SAMPLE = 2_000_000  # pixels, about, in which the noise is looked for
-# How a stored picture is made from the upright one, by EXIF orientation: whether rows and columns
-# change places, and whether the new rows and the new columns are then reversed.
-TURNED = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, True, False),
-    7: (True, True, True),
-    8: (True, False, True),
-}
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -36,10 +24,16 @@ class Noise:
         size: width and height of the stored picture, in pixels.
         strength: bound in gray levels, at most 127.
         orientation: how the stored picture lies, 1 to 8 as in EXIF.
+        shares: of its strength that the noise gets at each pixel; None: all.
     """
 
     def __init__(
-        self, delta: torch.Tensor, size: tuple[int, int], strength: int, orientation: int = 1
+        self,
+        delta: torch.Tensor,
+        size: tuple[int, int],
+        strength: int,
+        orientation: int = 1,
+        shares: Shares | None = None,
     ) -> None:
         swapped, rows_back, columns_back = TURNED[orientation]
         width, height = size
@@ -52,7 +46,7 @@ class Noise:
         if columns_back:
             columns = columns.flip(0)
         square = delta.transpose(1, 2) if swapped else delta
-        self.strength, self.rows = strength, rows
+        self.strength, self.rows, self.shares = strength, rows, shares
         self.wide = square.float() @ columns.T  # (C, S, width)
 
     def strip(self, top: int, bottom: int) -> torch.Tensor:
@@ -60,7 +54,10 @@ class Noise:
         rows = self.rows[top:bottom]
         needed = rows.any(0)  # few, in a large picture
         levels = rows[:, needed] @ self.wide[:, needed]
-        return levels.mul_(255).round_().clamp_(-self.strength, self.strength).to(torch.int8)
+        levels.mul_(255).clamp_(-self.strength, self.strength)
+        if self.shares is not None:
+            levels *= self.shares.strip(top, bottom)
+        return levels.round_().to(torch.int8)
 
 
 def _enlarging(small: int, side: int, length: int) -> torch.Tensor:
@@ -103,13 +100,17 @@ class Sample(NamedTuple):
 
 
 def add_noise(
-    picture: Image.Image, delta: torch.Tensor, strength: int, orientation: int = 1
+    picture: Image.Image,
+    delta: torch.Tensor,
+    strength: int,
+    orientation: int = 1,
+    shares: Shares | None = None,
 ) -> list[Sample]:
     """Add noise to every channel of a picture except transparency, in place.
 
     Args:
         picture: in mode L, LA, RGB or RGBA.
-        delta, strength, orientation: see `Noise`.
+        delta, strength, orientation, shares: see `Noise`.
 
     Returns:
         samples for `share_left`.
@@ -118,15 +119,15 @@ def add_noise(
     if gray and len(delta) == 3:
         delta = (torch.tensor(LUMA).view(3, 1, 1) * delta).sum(0, keepdim=True)
     colours = 1 if gray else 3
-    noise = Noise(delta, picture.size, strength, orientation)
+    noise = Noise(delta, picture.size, strength, orientation, shares)
     width, height = picture.size
-    strips = range(0, height, STRIP)
-    rows = max(1, min(STRIP, SAMPLE // (width * len(strips))))  # sampled from each strip
+    strips = [*strips_of(height)]
+    rows = max(1, SAMPLE // (width * len(strips)))  # sampled from each strip
     samples = []
-    for top in strips:
-        box = (0, top, width, min(top + STRIP, height))
-        pixels = np.array(picture.crop(box)).reshape(box[3] - top, width, -1)
-        levels = noise.strip(top, box[3]).expand(colours, -1, -1).permute(1, 2, 0).numpy()
+    for top, bottom in strips:
+        box = (0, top, width, bottom)
+        pixels = np.array(picture.crop(box)).reshape(bottom - top, width, -1)
+        levels = noise.strip(top, bottom).expand(colours, -1, -1).permute(1, 2, 0).numpy()
         opaque = pixels[:rows, :, colours:] / np.float32(255) if "A" in picture.mode else 1.0
         # Copies: views would hold the whole strip.
         before, sought = pixels[:rows, :, :colours].copy(), levels[:rows].copy()

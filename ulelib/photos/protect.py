@@ -146,9 +146,8 @@ def protect(
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     others = None if others is None else Path(others).expanduser()
     check_folders(folder, out, others)
-    sources = _read_all(folder, others, job.pixels, report)
+    sources = read_all(folder, others, job.pixels, report)
     images, photos = sources.images, sources.photos
-    method = method_of(job, len(images), None if others is None else sources.own)
     work = {
         "job": described(job),
         "pictures": images.fingerprint,
@@ -157,13 +156,7 @@ def protect(
     with Unfinished(out, work) as unfinished:
         noise = unfinished.load_noise(images)
         if noise is None:
-            noise = method.make(
-                images,
-                job.seed,
-                fastest_precision(),
-                network=_no_network,
-                report=_with_time_left(report),
-            )
+            noise = noise_for(sources, job, report)
             unfinished.save_noise(noise)
         report(f"writing {len(photos)} pictures")
         told, failed = _write_all(sources, noise, out, job, unfinished, report)
@@ -185,33 +178,44 @@ def protect(
 
 
 @dataclass(frozen=True)
-class _Sources:
+class Sources:
     """All pictures at the working size.
 
     Attributes:
         images: one's own pictures first, in the order of `photos`, then those of others.
-        own: labels of one's own classes.
+        own: labels of one's own classes; None: there are no others.
         photos: one's own pictures.
         left_out, unread_others: see `Report`.
     """
 
     images: ImageSet
-    own: tuple[int, ...]
+    own: tuple[int, ...] | None
     photos: list[Photo]
     left_out: dict[str, str]
     unread_others: dict[str, str]
 
 
-def _read_all(folder: Path, others: Path | None, size: int, report: Progress) -> _Sources:
+def read_all(
+    folder: Path,
+    others: Path | None,
+    size: int,
+    report: Progress,
+    some: Callable[[list[Photo]], list[Photo]] = lambda found: found,
+) -> Sources:
     """Read one's own pictures and those of others.
+
+    Args:
+        folder, others, report: see `protect`.
+        size: working size in pixels.
+        some: chooses some of the pictures found in a folder.
 
     Raises:
         Refused: none of either can be used, or all are of one class.
     """
     left_out: dict[str, str] = {}
     unread_others: dict[str, str] = {}
-    own = find_pictures(folder, left_out, flat=others is not None)
-    theirs = [] if others is None else find_pictures(others, unread_others, flat=True)
+    own = some(find_pictures(folder, left_out, flat=others is not None))
+    theirs = [] if others is None else some(find_pictures(others, unread_others, flat=True))
     photos = [*own, *theirs]
     pixels, problems = pictures.read_each([photo.file for photo in photos], size, report)
     for index, photo in enumerate(own):
@@ -233,7 +237,8 @@ def _read_all(folder: Path, others: Path | None, size: int, report: Progress) ->
     except ValueError as error:
         raise Refused(f"{error}; or name a folder of other people's pictures (others)") from error
     readable = [photo for index, photo in enumerate(own) if index not in problems]
-    return _Sources(images, own_labels, readable, left_out, unread_others)
+    among_others = None if others is None else own_labels
+    return Sources(images, among_others, readable, left_out, unread_others)
 
 
 def _as_others(problems: dict[str, str]) -> list[tuple[str, str]]:
@@ -248,6 +253,18 @@ def _examples(problems: dict[str, str] | list[tuple[str, str]]) -> str:
 
 
 # --- noise ---------------------------------------------------------------------------------------
+
+
+def noise_for(sources: Sources, job: Job, report: Progress) -> Perturbation:
+    """The noise of all pictures, made as the job says."""
+    method = method_of(job, len(sources.images), sources.own)
+    return method.make(
+        sources.images,
+        job.seed,
+        fastest_precision(),
+        network=_no_network,
+        report=_with_time_left(report),
+    )
 
 
 def method_of(job: Job, count: int, only: tuple[int, ...] | None = None) -> Method:
@@ -298,7 +315,7 @@ def _with_time_left(report: Progress) -> Progress:
 
 
 def _write_all(
-    sources: _Sources,
+    sources: Sources,
     noise: Perturbation,
     out: Path,
     job: Job,

@@ -112,13 +112,14 @@ def side_by_side(pair: Pair) -> dict[str, str]:
     gray = (128 + AMPLIFIED * difference).clip(0, 255).astype(np.uint8)
     return {
         "name": printable(Path(pair.label) / pair.picture.name),
-        "before": _data_url(before),
-        "after": _data_url(after),
-        "difference": _data_url(Image.fromarray(gray)),
+        "before": data_url(before),
+        "after": data_url(after),
+        "difference": data_url(Image.fromarray(gray)),
     }
 
 
-def _data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image) -> str:
+    """A picture as a PNG file in a URL."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
