@@ -78,6 +78,25 @@ def test_order_of_the_file_does_not_matter(tmp_path: Path, monkeypatch: pytest.M
     assert prints[0] == prints[1]
 
 
+def test_rows_in_the_official_order_are_found(folders: tuple[Path, Path]) -> None:
+    source, content = folders[0], arrays(20)
+    content["y_train"] = np.array([*cifar.FIRST_LABELS, *range(10)])
+    content["x_train"] = content["x_train"][::-1].copy()  # no longer in our own order
+    write(source / "cifar10.npz", content)
+    rows, loaded = cifar.rows_in_file("cifar10", "train"), data.load("cifar10", "train")
+    assert torch.equal(torch.from_numpy(content["x_train"])[rows], loaded.images)
+    assert torch.equal(torch.from_numpy(content["y_train"])[rows], loaded.labels)
+    content["y_train"] = content["y_train"][::-1].copy()
+    write(source / "cifar10.npz", content)
+    with pytest.raises(cifar.NotOfficial, match="cifar10.npz holds its images in another order"):
+        cifar.rows_in_file("cifar10", "train")
+    with pytest.raises(cifar.NotOfficial, match="CIFAR-10's training images alone"):
+        cifar.rows_in_file("cifar100", "train")
+    (source / "cifar10.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="cannot be read"):
+        cifar.rows_in_file("cifar10", "train")
+
+
 def test_cifar_is_read_from_the_data_folder(folders: tuple[Path, Path]) -> None:
     content = arrays()
     write(folders[0] / "cifar10.npz", content)

@@ -12,8 +12,10 @@ def main() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         sys.exit(f"the command line needs {', '.join(missing)}: pip install 'ulelib[photos]'")
+    from ulelib.book.arena_command import arena_command
     from ulelib.photos.commands import commands
 
+    commands.add_command(arena_command)
     commands()
 
 

@@ -46,6 +46,7 @@ CLASSES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 # in $ULELIB_DATA, a fifth of CIFAR-100.
 FILES = {"cifar10": ("cifar10.npz",), "cifar100": ("cifar100.npz", "cifar100_mini.npz")}
 SPLITS = {"train": 50_000, "test": 10_000}  # and how many images the official release has
+FIRST_LABELS = (6, 9, 9, 4, 1, 1, 2, 7, 8, 3)  # of CIFAR-10's training images, officially
 MOST_BYTES = 160_000_000  # of one array; 50,000 images have 153.6 million
 CACHE_FORMAT = 3  # rises when the same file is parsed differently
 # What a cut connection, a proxy's error page or a broken file can raise beside the usual errors.
@@ -170,22 +171,65 @@ def _checksums(files: list[Path]) -> str:
     return "\n".join(digests)
 
 
+def rows_in_file(name: str, split: str, download: bool = True) -> torch.Tensor:
+    """Which row of the data set's file each image of `load` is: `(N,)` int64.
+
+    Raises:
+        NotOfficial: the file does not have the order of the official release; says what to do.
+        ValueError, DataUnavailable: see `load`.
+    """
+    if (name, split) != ("cifar10", "train"):
+        raise NotOfficial("the official order is known of CIFAR-10's training images alone")
+    source = find(name, download)
+    with _explained(source, split):
+        _look_at_headers(source, split)
+        with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            first = tuple(file[f"y_{split}"][: len(FIRST_LABELS)].tolist())
+    if first != FIRST_LABELS:
+        raise NotOfficial(
+            f"{source} holds its images in another order. Move it away, and torchvision downloads "
+            "them in the official one"
+        )
+    return torch.from_numpy(_own_order(*_read(source, split, len(CLASSES[name]))))
+
+
+class NotOfficial(ValueError):
+    """A data set's file that has another order than the official release."""
+
+
 def _parse(source: Path, split: str, n_classes: int) -> Arrays:
-    try:
+    images, labels = _read(source, split, n_classes)
+    order = _own_order(images, labels)
+    return images[order], labels[order]
+
+
+def _own_order(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An order that the images alone decide: whoever has them in another file gets the same
+    subsets, batches and fingerprints from the same seed."""
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    return np.lexsort((labels, np.array(digests, dtype="S32")))
+
+
+def _read(source: Path, split: str, n_classes: int) -> Arrays:
+    """Images and labels as they stand in an npz file."""
+    with _explained(source, split):
         _look_at_headers(source, split)
         with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images, labels = file[f"x_{split}"], file[f"y_{split}"]
+    _check(source, split, n_classes, images, labels)
+    return images, labels
+
+
+@contextmanager
+def _explained(source: Path, split: str) -> Iterator[None]:
+    """Name the file that cannot be read, and what it should hold."""
+    try:
+        yield
     except (OSError, ValueError, TypeError, KeyError, EOFError, *ZIP_ERRORS) as error:
         raise ValueError(
             f"{source} cannot be read ({error or type(error).__name__}); expected an npz file with "
             f"x_{split} and y_{split}. Fetch it again."
         ) from error
-    _check(source, split, n_classes, images, labels)
-    # In an order of their own: whoever has the same images in another file gets the same subsets,
-    # batches and fingerprints from the same seed.
-    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    order = np.lexsort((labels, np.array(digests, dtype="S32")))
-    return images[order], labels[order]
 
 
 def _look_at_headers(source: Path, split: str) -> None:

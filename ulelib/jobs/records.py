@@ -47,6 +47,7 @@ from ulelib.pgd import Pgd
 from ulelib.poisons import Entangled, Poison
 from ulelib.projection import Projection
 from ulelib.recipe import Recipe
+from ulelib.released import Released
 from ulelib.shortcuts import ClassConvolution, OnePixel
 from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Run, Stage
 
@@ -58,7 +59,7 @@ SPECS: dict[str, type] = {
         *(Bilevel, Supervised, Augmented, Hardened, Informative, Transferable, Contrastive),
         *(Separation, Poison, Entangled, Random),
         *(Linearized, LinearlySeparable, Autoregressive, Region, OnePixel, ClassConvolution),
-        *(Masked, Pgd, Exploiter, Projection, Recipe),
+        *(Released, Masked, Pgd, Exploiter, Projection, Recipe),
     )
 }
 REMEDY = "set ULELIB_RESULTS to a folder on another disk, or one that you may write"

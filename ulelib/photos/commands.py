@@ -47,7 +47,7 @@ WORKING_SIZE = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def commands() -> None:
-    """Unlearnable examples: protect pictures from being learned."""
+    """Unlearnable examples: protect pictures from being learned, and measure protections."""
     machine.prepare()
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack the letters of a file's name
         if isinstance(stream, io.TextIOWrapper):

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ulelib import pictures
+from ulelib import pictures, visibility
 from ulelib.photos.folders import SHORTEST, Photo, Refused, find_pictures, too_small
 from ulelib.photos.job import FORMATS
 from ulelib.photos.names import composed, folded, output_names, printable
+from ulelib.visibility import SSIM_WINDOW
 
 EXAMPLES = 3  # pairs that are displayed
 COMPARED = 50  # pairs whose PSNR and SSIM are measured
 WIDEST = 1024  # pixels a side of the middle that is compared: SSIM of a whole photograph takes GB
-SSIM_WINDOW = 11  # pixels
 
 
 class Pair(NamedTuple):
@@ -119,15 +119,12 @@ def likeness(picture: Image.Image, copy: Image.Image) -> tuple[float, float]:
     Args:
         picture, copy: RGB, of equal size, with `SSIM_WINDOW` pixels a side at least.
     """
-    from torchmetrics.functional import image as metrics  # slow to import: it loads Lightning
-
     first, second = (
         torch.from_numpy(np.array(middle(one, WIDEST)))[None].permute(0, 3, 1, 2).float()
         for one in (picture, copy)
     )
-    psnr = metrics.peak_signal_noise_ratio(second, first, data_range=255.0)
-    ssim = metrics.structural_similarity_index_measure(second, first, data_range=255.0)
-    return float(psnr), float(ssim)  # type: ignore[arg-type]
+    psnr, ssim = visibility.similarity(first, second)
+    return float(psnr), float(ssim)
 
 
 def upright(file: Path) -> Image.Image:

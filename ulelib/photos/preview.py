@@ -25,12 +25,13 @@ from ulelib import pictures
 from ulelib.files import write_bytes
 from ulelib.masking import edges
 from ulelib.photos.contrast import contrast_of
-from ulelib.photos.copies import SSIM_WINDOW, WIDEST, likeness, upright
+from ulelib.photos.copies import WIDEST, likeness, upright
 from ulelib.photos.encode import protected_file
 from ulelib.photos.folders import Photo, Refused
 from ulelib.photos.job import Job
 from ulelib.photos.names import printable
 from ulelib.photos.protect import noise_for, read_all
+from ulelib.visibility import SSIM_WINDOW
 
 STRENGTHS = (4, 8, 16, 32)
 # Pictures of each class, and classes, that the noise is made for: with more it looks the same.
