@@ -508,10 +508,10 @@ def test_the_profiles_own_network_goes_by_the_papers_name_where_it_is_one(
     assert judged(results, claim(test))["n"].tolist() == [1]
 
 
+@pytest.mark.parametrize(("part", "whole"), claims.PART_OF.items())
 def test_a_part_of_a_page_judges_its_claims_where_the_whole_has_no_record(
-    monkeypatch: pytest.MonkeyPatch,
+    part: str, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ((part, whole),) = claims.PART_OF.items()
     monkeypatch.setattr(claims, "load", lambda: (claim(TEST, page=whole),))
     frames = {part: pd.DataFrame([*CLEAN, *rows("ULEO", "gray", 78.0)])}
     assert judge("paper", frames)["difference"].tolist() == [-2.0]

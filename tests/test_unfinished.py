@@ -217,7 +217,12 @@ class TestOutputFolder:
 
 class TestErrors:
     @pytest.mark.parametrize(
-        ("error", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "make it writable")]
+        ("error", "remedy"),
+        [
+            (errno.ENOSPC, "make room"),
+            (errno.EROFS, "make it writable"),
+            (errno.ENOLCK, "another disk"),
+        ],
     )
     def test_a_disk_that_cannot_be_written_is_named_with_the_file(
         self, error: int, remedy: str, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch

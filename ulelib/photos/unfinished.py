@@ -166,14 +166,20 @@ def seal_of(file: Path) -> list[int]:
     return [about.st_size, about.st_mtime_ns]
 
 
+NO_LOCKS = "name a folder on another disk, since this one cannot lock files"
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP), NO_LOCKS),
+}
+
+
 @contextlib.contextmanager
 def disk_errors_explained(file: Path) -> Iterator[None]:
     """Turn an error of the disk into one that names the file and says what to do."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full else "make it writable"
+        remedy = REMEDIES.get(error.errno or 0, "make it writable")
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(
             f"{file} cannot be written: {reason}. Finished pictures stay: {remedy}, then repeat "
