@@ -18,7 +18,7 @@ from helpers import MADE_BY, quick_profile, random_images
 from ulelib import data
 from ulelib.bilevel import NotConverged
 from ulelib.defenders import DEFENDERS, Random, Setting
-from ulelib.exploiters import EXPLOITERS, Exploiter, Training, exploit
+from ulelib.exploiters import EXPLOITERS, Exploiter, Training, exploit, prepared
 from ulelib.jobs import execute, inputs
 from ulelib.jobs.execute import compute, load
 from ulelib.jobs.store import Store
@@ -26,9 +26,9 @@ from ulelib.machine import to_float
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
 from ulelib.poisons import Poison
-from ulelib.pretraining import pretrain
+from ulelib.pretraining import linear_probe, pretrain
 from ulelib.settings import Op, key_of, op
-from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Run, needs
+from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, needs
 
 QUICK = quick_profile()
 DATA = inputs.data_set("shapes", 100)
@@ -187,6 +187,28 @@ def test_a_trained_network_is_kept_and_measured_under_attack(store: Store) -> No
     pgd = Attacked(run, Pgd(8 / 255, 2 / 255, 20, random_start=True))
     compute(pgd, store)
     assert load(pgd, store) <= load(fgsm, store) <= training.accuracy
+
+
+def test_a_last_layer_is_learned_anew_from_clean_images(store: Store) -> None:
+    """Of these images, behind the exploiter's filter: `linear_probe` has its own tests."""
+    random = noise_of("random class-wise")
+    net = op("linear", size=32)  # its features are the pixels
+    run = run_of(Part(DATA, noise=random), exploiter=EXPLOITERS["gray"], net=net)
+    stage = Refitted(run, images=60, seed=3)
+    assert needs(stage) == (run,)
+    compute(stage, store)
+    whole = inputs.images(DATA, "train")
+    rows = torch.randperm(len(whole), generator=torch.Generator().manual_seed(3))[:60]
+    found = {}
+    for views in ((op("gray"),), ()):
+        sets = [prepared(one, views) for one in (whole.select(rows), inputs.images(DATA, "test"))]
+        pixels = [to_float(one.images).flatten(1) for one in sets]
+        found[views] = linear_probe(pixels[0], sets[0], pixels[1], sets[1])
+    assert load(stage, store) == pytest.approx(found[op("gray"),]) != found[()]
+    records = [execute.record(one, store)["result"]["noise"] for one in (stage, run)]
+    assert records[0] == records[1] != {}
+    with pytest.raises(ValueError, match="Refitted.images is"):
+        compute(Refitted(run, images=10_000), store)
 
 
 def test_adv_pois_moves_images_towards_the_next_label_of_its_victim(store: Store) -> None:

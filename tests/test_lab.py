@@ -270,6 +270,15 @@ def test_an_attacked_network_is_trained_at_its_own_rate() -> None:
     assert victim.net == net and victim.recipe == PROFILES["smoke"].recipe_for(1, net)
 
 
+def test_a_cells_last_layer_can_be_learned_anew(lab: Lab) -> None:
+    cell = lab.cell("random class-wise")
+    frame = lab.table([cell, lab.refitted(cell, 50)])
+    assert frame["exploiter"].tolist() == ["standard", "last layer anew"]
+    assert frame["accuracy"].between(0, 100).all()
+    with pytest.raises(ValueError, match="last layer"):
+        lab.refitted(lab.attacked(cell, "FGSM"))
+
+
 def test_a_cell_can_be_attacked(lab: Lab) -> None:
     cell = lab.cell("clean", "at")
     frame = lab.table([cell, *(lab.attacked(cell, attack) for attack in ATTACKS)])

@@ -5,6 +5,7 @@ depends on.
     Run         a training and what is measured on it: published parts, exploiter, network, seed
     Pretrained  a training without labels, and what clean probes make of its features
     Attacked    a stored network measured under an attack
+    Refitted    a stored network whose last layer is learned anew from clean images
 
 A spec is made of frozen settings (`settings.py`) and of other specs. The stages inside a spec are
 what it needs (`needs`), so the graph of the work is there without being described. Nothing is
@@ -222,7 +223,26 @@ class Attacked:
     seed: Seed = 0
 
 
-Stage = Noise | Run | Pretrained | Attacked
+@settings
+class Refitted:
+    """A stage: the accuracy of a stored network whose last layer is learned anew from clean images.
+
+    Last-layer retraining (DFR: Kirichenko et al., *Last Layer Re-Training is Sufficient for
+    Robustness to Spurious Correlations*, ICLR 2023). Sandoval-Segura et al. (*What Can We Learn
+    from Unlearnable Datasets?*, NeurIPS 2023) show by it that networks learn useful features from
+    protected images all the same. They take 5,000 of CIFAR-10's 50,000 images, a tenth.
+
+    Attributes:
+        images: how many clean training images there are, of those of `run.test`.
+        seed: which ones.
+    """
+
+    run: Run
+    images: Count = 2000
+    seed: Seed = 0
+
+
+Stage = Noise | Run | Pretrained | Attacked | Refitted
 
 
 def needs(stage: Stage) -> tuple[Stage, ...]:

@@ -212,6 +212,7 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
         "Run": "training",
         "Pretrained": "label-free training",
         "Attacked": "attack",
+        "Refitted": "last layer",
     }
     parts = []
     for kind, word in words.items():

@@ -22,7 +22,7 @@ from ulelib.pgd import ATTACKS
 from ulelib.profiles import PROFILES, Profile
 from ulelib.recipe import Recipe
 from ulelib.settings import Op
-from ulelib.specs import WHOLE, Attacked, Data, Noise, Part, Precision, Pretrained, Run
+from ulelib.specs import WHOLE, Attacked, Data, Noise, Part, Precision, Pretrained, Refitted, Run
 
 SUBSET_SEED = 0  # which images a profile takes is part of the profile, not of a run
 
@@ -36,7 +36,7 @@ class Cell:
             mixture, the source network, the test.
     """
 
-    stage: Run | Pretrained | Attacked
+    stage: Run | Pretrained | Attacked | Refitted
     data: str
     defender: str
     export: str
@@ -284,6 +284,18 @@ class Design:
             raise ValueError("only the network of a training can be attacked")
         stage = Attacked(cell.stage, ATTACKS[attack], cell.seed)
         return replace(cell, stage=stage, setting=setting or f"test {attack}")
+
+    def refitted(self, cell: Cell, images: int = 2000) -> Cell:
+        """The network of a cell, its last layer learned anew from clean images of the cell's seed;
+        its exploiter is then called "last layer anew".
+
+        Raises:
+            ValueError: a cell that is no training with labels.
+        """
+        if not isinstance(cell.stage, Run):
+            raise ValueError("only the network of a training with labels has a last layer")
+        stage = Refitted(cell.stage, images, cell.seed)
+        return replace(cell, stage=stage, exploiter="last layer anew")
 
     def cells(
         self,

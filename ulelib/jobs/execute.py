@@ -27,16 +27,27 @@ from ulelib import data, machine
 from ulelib.bilevel import NotConverged
 from ulelib.checkpoints import FileCheckpoint
 from ulelib.data import ImageSet
-from ulelib.exploiters import Training, accuracy, exploit, prepared_test
+from ulelib.exploiters import Training, accuracy, exploit, prepared, prepared_test
 from ulelib.files import sha256, write_text
 from ulelib.jobs import strips
 from ulelib.jobs.inputs import images, rows_of
 from ulelib.jobs.store import MANIFEST, Store, manifest
-from ulelib.models import build_model
+from ulelib.models import build_model, headless
 from ulelib.perturbation import Perturbation
-from ulelib.pretraining import Pretraining, pretrain
+from ulelib.pretraining import Pretraining, features, linear_probe, pretrain
 from ulelib.settings import key_of
-from ulelib.specs import WHOLE, Attacked, Noise, Part, Pretrained, Run, Stage, needs, noises_of
+from ulelib.specs import (
+    WHOLE,
+    Attacked,
+    Noise,
+    Part,
+    Pretrained,
+    Refitted,
+    Run,
+    Stage,
+    needs,
+    noises_of,
+)
 
 T = TypeVar("T")
 RECORD = "record.json"  # of every stage: its numbers
@@ -280,6 +291,22 @@ def _write_attacked(stage: Attacked, folder: Path, store: Store, checkpoint: obj
     _write_record(folder, result | {"noise": used})
 
 
+def _write_refitted(stage: Refitted, folder: Path, store: Store, checkpoint: object) -> None:
+    started, used, run = time.perf_counter(), noise_digests(stage, store), stage.run
+    every = images(run.test, "train")
+    if len(every) < stage.images:
+        raise ValueError(f"Refitted.images is {stage.images}, of {len(every)} in {every.name}")
+    rows = torch.randperm(len(every), generator=torch.Generator().manual_seed(stage.seed))
+    known = prepared(every.select(rows[: stage.images]), run.exploiter.prepare)
+    seen = prepared_test(images(run.test, "test"), run.exploiter)
+    backbone, _ = headless(network(run, store))
+    taught, asked = (features(backbone, one, run.precision) for one in (known, seen))
+    reached = linear_probe(taught, known, asked, seen)
+    result = {"accuracy": reached, "chance": 100 / len(seen.classes)}
+    result |= {"seconds": time.perf_counter() - started}
+    _write_record(folder, result | {"noise": used})
+
+
 def noise_digests(stage: Stage, store: Store) -> dict[str, str]:
     """The SHA-256 of every perturbation that a stage used, by key: those inside of it, and those
     that a network which it attacks was trained on."""
@@ -330,10 +357,12 @@ _WRITE: dict[type, Callable[..., None]] = {
     Run: _write_run,
     Pretrained: _write_pretrained,
     Attacked: _write_attacked,
+    Refitted: _write_refitted,
 }
 _READ: dict[type, Callable[[Path], Any]] = {
     Noise: lambda place: Perturbation.load(place / "delta.safetensors"),
     Run: _read_trained(Training),
     Pretrained: _read_trained(Pretraining),
     Attacked: lambda place: float(_read_record(place)["accuracy"]),
+    Refitted: lambda place: float(_read_record(place)["accuracy"]),
 }

@@ -24,7 +24,7 @@ from ulelib.jobs.execute import compute, find
 from ulelib.jobs.executors import InProcess
 from ulelib.jobs.store import Store, unpack
 from ulelib.settings import key_of
-from ulelib.specs import Attacked, Noise, Part, Pretrained, Run, Stage, needs, stages_of
+from ulelib.specs import Attacked, Noise, Part, Pretrained, Refitted, Run, Stage, needs, stages_of
 
 LOOK_AGAIN = 5.0  # seconds until a stage that is under way elsewhere is looked at again
 TRIES = 3  # of a stage whose worker died
@@ -90,6 +90,8 @@ def title(stage: Stage) -> str:
             return f"training without labels: {method}, seed {stage.seed}, on {parts}"
         case Attacked():
             return f"attack on the network of {title(stage.run)}"
+        case Refitted():
+            return f"last layer anew of {title(stage.run)}"
 
 
 def _part(part: Part) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from ulelib import settings
 from ulelib.jobs import records
 
-SEEDED = ("Noise", "Run", "Pretrained", "Attacked")
+SEEDED = ("Noise", "Run", "Pretrained", "Attacked", "Refitted")
 
 
 def cell_of(record: dict[str, Any]) -> str:

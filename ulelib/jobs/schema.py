@@ -60,7 +60,7 @@ class NoiseResult(TypedDict):
 
 @with_config(STRICT)
 class AttackedResult(TypedDict):
-    """Of an attack on a trained network."""
+    """Of an attack on a trained network, or of its new last layer."""
 
     accuracy: Percent
     chance: Percent
@@ -117,6 +117,7 @@ RESULTS: dict[str, TypeAdapter[Any]] = {
     "Run": TypeAdapter(RunResult),
     "Pretrained": TypeAdapter(PretrainedResult),
     "Attacked": TypeAdapter(AttackedResult),
+    "Refitted": TypeAdapter(AttackedResult),
 }
 MADE_BY, PAGE = TypeAdapter(MadeBy), TypeAdapter(Page)
 
