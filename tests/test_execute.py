@@ -189,6 +189,21 @@ def test_a_trained_network_is_kept_and_measured_under_attack(store: Store) -> No
     assert load(pgd, store) <= load(fgsm, store) <= training.accuracy
 
 
+def test_a_training_begins_with_the_network_of_another(store: Store) -> None:
+    other = Data("shapes", 60, seed=5)
+    before = Run((Part(other),), other, net=QUICK.loop.net, recipe=QUICK.recipe)
+    still = dataclasses.replace(QUICK.recipe, learning_rate=1e-30)  # it stays where it begins
+    run = run_of(recipe=still, start=before)
+    assert needs(run) == (before,) and key_of(run) != key_of(run_of(recipe=still))
+    compute(run, store)
+    weights = [execute.network(one, store).state_dict() for one in (before, run)]
+    moved = {name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
+    assert all("running" in name or "num_batches" in name or "head" in name for name in moved)
+    assert "head.weight" in moved
+    with pytest.raises(ValueError, match="Run.start is of"):
+        run_of(start=before, net=op("linear", size=32))
+
+
 def test_a_last_layer_is_learned_anew_from_clean_images(store: Store) -> None:
     """Of these images, behind the exploiter's filter: `linear_probe` has its own tests."""
     random = noise_of("random class-wise")

@@ -270,6 +270,14 @@ def test_an_attacked_network_is_trained_at_its_own_rate() -> None:
     assert victim.net == net and victim.recipe == PROFILES["smoke"].recipe_for(1, net)
 
 
+def test_a_cell_can_begin_with_a_trained_network(lab: Lab) -> None:
+    start = lab.cell("clean", seed=1).stage
+    cell = lab.cell("random", start=start)
+    assert cell.exploiter == "standard, pretrained" and cell.stage.start == start
+    with pytest.raises(ValueError, match="with labels"):
+        lab.cell("random", "SimCLR", start=start)
+
+
 def test_a_cells_last_layer_can_be_learned_anew(lab: Lab) -> None:
     cell = lab.cell("random class-wise")
     frame = lab.table([cell, lab.refitted(cell, 50)])

@@ -12,6 +12,7 @@ from torchvision.models import densenet, resnet, vgg
 from helpers import seeded
 from ulelib import models
 from ulelib.bilevel import Bilevel
+from ulelib.machine import seeded_model
 from ulelib.models import build_model, check_net, fused
 from ulelib.settings import Op, op
 
@@ -276,3 +277,20 @@ def test_a_network_with_folded_norms_answers_alike(net: Op) -> None:
         assert torch.allclose(folded(images), model.eval()(images), atol=1e-4)
     norms = [sum(isinstance(one, nn.BatchNorm2d) for one in m.modules()) for m in (model, folded)]
     assert norms[1] < norms[0] or norms == [0, 0]
+
+
+def test_a_network_begins_with_anothers_weights_but_for_the_last_layer() -> None:
+    net = op("convnet", widths=(4, 6, 8))
+    source, model = (
+        seeded_model(lambda classes=classes: models.build_model(net, classes), seed)  # type: ignore[misc]
+        for classes, seed in ((7, 1), (3, 2))
+    )
+    source(torch.rand(4, 3, 32, 32))  # its batch norms have seen something
+    own = model.get_parameter("head.weight").clone()
+    models.begin_with(model, source)
+    assert torch.equal(model.get_parameter("head.weight"), own)
+    theirs = source.state_dict()
+    for name, value in model.state_dict().items():
+        assert name == "head.weight" or torch.equal(value, theirs[name])
+    with pytest.raises(ValueError, match="ends in Sigmoid"):
+        models.begin_with(models.mlp(), models.mlp())

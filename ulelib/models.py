@@ -257,11 +257,38 @@ def headless(model: nn.Module) -> tuple[nn.Module, int]:
     Raises:
         ValueError: it does not end in a linear layer.
     """
+    name, last = _last_layer(model)
+    model.set_submodule(name, nn.Identity())
+    return model, last.in_features
+
+
+def begin_with(model: nn.Module, source: nn.Module) -> None:
+    """Give a network all weights and statistics of another one, but those of the last linear layer,
+    which may have other classes.
+
+    Raises:
+        ValueError: it does not end in a linear layer.
+        RuntimeError: of torch, where the two do not have the same layers.
+    """
+    last = tuple(f"{_last_layer(model)[0]}.{name}" for name in ("weight", "bias"))
+    model.load_state_dict(
+        {
+            name: own if name in last else source.state_dict()[name]
+            for name, own in model.state_dict().items()
+        }
+    )
+
+
+def _last_layer(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer of a network, which ends in one, and its name.
+
+    Raises:
+        ValueError: it does not.
+    """
     name, last = list(model.named_modules())[-1]
     if not isinstance(last, nn.Linear):
         raise ValueError(f"{type(model).__name__} ends in {type(last).__name__}, not in Linear")
-    model.set_submodule(name, nn.Identity())
-    return model, last.in_features
+    return name, last
 
 
 def fused(model: nn.Module) -> nn.Module:

@@ -157,6 +157,8 @@ class Run:
         noise_after: the noise is added after the exploiter's augmentation, always in the same
             place, instead of being published in the images. No exploiter can do that; an experiment
             that keeps pictures and noise apart can (asked of Huang et al.'s notebook, issue 6).
+        start: a training with whose weights this one begins, all but those of the last layer: a
+            network pretrained on other images. None: it begins with random ones.
     """
 
     train: tuple[Part, ...]
@@ -167,17 +169,20 @@ class Run:
     seed: Seed = 0
     precision: Precision = "float32"
     noise_after: bool = False
+    start: Run | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("Run.train is empty: a training needs images")
         if self.noise_after and self.exploiter.filters:
             raise ValueError("Run.noise_after: noise that is added last cannot be filtered first")
+        if self.start is not None and self.start.net != self.net:
+            raise ValueError(f"Run.start is of {self.start.net}, but this network is {self.net}")
         check_net(self.net)
 
     def not_in_key(self) -> frozenset[str]:
         """See `settings.key_of`."""
-        return at_default(self, "noise_after")
+        return at_default(self, "noise_after", "start")
 
 
 @settings

@@ -209,6 +209,7 @@ class Design:
         setting: str = "-",
         index: str = "own",
         noise_after: bool = False,
+        start: Run | None = None,
         precision: Precision | None = None,
     ) -> Cell:
         """One training, with its names.
@@ -224,12 +225,13 @@ class Design:
                 defender's network, the exploiter's, its training (`Profile.recipe_for`).
             mixture: which images are clean and which protected.
             setting: the cell's name for what else is different.
-            index, noise_after: see `specs.Part` and `specs.Run`.
+            index, noise_after, start: see `specs.Part` and `specs.Run`. With a start the exploiter
+                is called "EXPLOITER, pretrained".
 
         Raises:
             ValueError: an unknown name.
         """
-        self._check_names(defender, exploiter, export, noise, noise_after)
+        self._check_names(defender, exploiter, export, noise, noise_after, start)
         seed, data, net = self._seed(seed), data or self.data, net or self.profile.loop.net
         if defender != CLEAN and noise is None:
             noise = self.noise(defender, seed, data=data, source=source, precision=precision)
@@ -241,28 +243,34 @@ class Design:
             stage: Run | Pretrained = Pretrained(train, data, how, net, recipe, seed, precision)
         else:
             does, recipe = EXPLOITERS[exploiter], recipe or self.profile.recipe_for(share, net)
-            stage = Run(train, data, does, net, recipe, seed, precision, noise_after)
+            stage = Run(train, data, does, net, recipe, seed, precision, noise_after, start)
         return Cell(
             stage=stage,
             data=data.name,
             defender=defender,
             export="-" if defender == CLEAN else export,
             source="-" if noise is None else _source(noise),
-            exploiter=exploiter,
+            exploiter=exploiter if start is None else f"{exploiter}, pretrained",
             net=str(net),
             seed=seed,
             setting=setting,
         )
 
     def _check_names(
-        self, defender: str, exploiter: str, export: str, noise: Noise | None, noise_after: bool
+        self,
+        defender: str,
+        exploiter: str,
+        export: str,
+        noise: Noise | None,
+        noise_after: bool,
+        start: Run | None,
     ) -> None:
         unsupervised = self.profile.contrastive
         known = [*sorted(EXPLOITERS), *unsupervised]
         if exploiter not in known:
             raise ValueError(f"exploiter {exploiter!r}; choose from {known}")
-        if exploiter in unsupervised and noise_after:
-            raise ValueError("noise after the augmentation is for trainings with labels")
+        if exploiter in unsupervised and (noise_after or start is not None):
+            raise ValueError("late noise, or a start, is for trainings with labels")
         if export not in EXPORTS:
             raise ValueError(f"export {export!r}; choose from {[*EXPORTS]}")
         if defender == CLEAN and noise is not None:

@@ -254,6 +254,7 @@ def _write_run(stage: Run, folder: Path, store: Store, checkpoint: FileCheckpoin
         seed=stage.seed,
         precision=stage.precision,
         added_last=added_last,
+        start=None if stage.start is None else network(stage.start, store),
         checkpoint=checkpoint,
     )
     _write_trained(folder, model, training, used)

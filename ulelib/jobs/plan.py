@@ -83,7 +83,8 @@ def title(stage: Stage) -> str:
             names += ["projection"] * bool(does.project) + ["adversarial"] * bool(does.attack)
             named = " ".join(names) or "standard"
             parts = ", ".join(_part(part) for part in stage.train)
-            return f"training: {named}, {stage.net.name}, seed {stage.seed}, on {parts}"
+            begun = ", pretrained" * (stage.start is not None)
+            return f"training: {named}, {stage.net.name}{begun}, seed {stage.seed}, on {parts}"
         case Pretrained():
             parts = ", ".join(_part(part) for part in stage.train)
             method = stage.contrastive.method
