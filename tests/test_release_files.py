@@ -9,7 +9,7 @@ import struct
 import tracemalloc
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from helpers import random_images
-from ulelib import release_files
 from ulelib.release_files import Wanted, read
 
 IMAGES = random_images(12, size=16)
@@ -194,6 +193,25 @@ def many_entries(at: Path) -> Path:
     return path
 
 
+def long_header(at: Path) -> Path:
+    """An npz file of 29 kB with a header of 30 MB."""
+    start = b"\x93NUMPY\x02\x00" + struct.pack("<I", 3 * 10**7)
+    return zipped(at / "p.npz", {"data.npy": start + bytes(3 * 10**7)})
+
+
+def nested_labels(at: Path) -> Path:
+    """A tensor file of kilobytes whose labels are 27 million: lists of the same lists."""
+    labels: list[Any] = [0] * 300
+    for _ in range(2):
+        labels = [labels] * 300
+    return saved(at / "p.pt", {"data": PIXELS, "labels": labels})
+
+
+def expanded_labels(at: Path) -> Path:
+    labels = torch.zeros(1, dtype=torch.int64).expand(10**7)
+    return saved(at / "p.pt", {"data": PIXELS, "labels": labels})
+
+
 BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "npy header": (
         lambda at: write(at / "p.npy", header((10**12, 3, 16, 16), "|u1")),
@@ -212,6 +230,9 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "labels of shape",
     ),
+    "npz of a long header": (long_header, r"npy format \(2, 0\)"),
+    "pt of nested labels": (nested_labels, "its labels are a list of something else"),
+    "pt of expanded labels": (expanded_labels, "it has 10,000,000 labels"),
     "zip of a large picture": (
         lambda at: zipped(at / "p.zip", {f"{n}.png": bytes(10**8) for n in range(3)}),
         "its file has more than",
@@ -279,7 +300,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda at: folder(at / "p", lambda n: f"{2 * n}.png"), "numbered 0 to 22: expected 0 to 11",
     ),
     "pictures without numbers": (lambda at: folder(at / "p", lambda n: f"{'abcdefghijkl'[n]}.png"),
-                                 "'a.png' has no number|has no number"),
+                                 "has no number"),
     "pictures with loss": (
         lambda at: folder(at / "p", lambda n: f"{n}.png{'.jpg' * (n == 3)}"), "is no PNG file",
     ),
@@ -347,4 +368,16 @@ def test_too_many_files_are_not_all_listed(tmp_path: Path, monkeypatch: pytest.M
     path = folder(tmp_path / "p", "{}.png".format)
     with pytest.raises(ValueError, match="it holds more than 6 files"):
         read(path, Wanted((3,), (16, 16)))
-    assert release_files.MOST_PNG > 16 * 16 * 3
+    (path / "deeper").symlink_to(path, target_is_directory=True)
+    listed: list[Path] = []
+    whole = Path.iterdir
+
+    def counted(folder: Path) -> Iterator[Path]:
+        for entry in whole(folder):
+            listed.append(entry)
+            yield entry
+
+    monkeypatch.setattr(Path, "iterdir", counted)
+    with pytest.raises(ValueError, match="it holds more than 6 files"):
+        read(path, Wanted((3,), (16, 16)))
+    assert len(listed) <= 2 * (6 + 1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import math
 import pickletools
 import re
@@ -223,13 +224,9 @@ def _array(
         ValueError: it holds objects, which are pickles, or something else, or ends too early.
     """
     version = np.lib.format.read_magic(file)
-    headers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in headers:
-        raise ValueError(f"npy format {version}; expected 1.0 or 2.0")
-    shape, by_columns, dtype = headers[version](file)
+    if version != (1, 0):  # later headers may have 4 GB; numpy reads them whole
+        raise ValueError(f"npy format {version}; expected (1, 0), which numpy writes of numbers")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject:
         raise ValueError(f"it holds Python objects, which are pickles: {UNPICKLED}")
     if dtype.kind not in "iuf" or dtype.itemsize > MOST_BYTES:
@@ -284,12 +281,14 @@ def _labels(values: Any, count: int) -> torch.Tensor:
     Raises:
         ValueError: they are another number, or no whole numbers.
     """
-    labels = np.asarray(values).ravel()
-    if len(labels) != count or labels.dtype.kind not in "iu":
+    if isinstance(values, list | tuple) and not all(type(one) is int for one in values):
+        raise ValueError("its labels are a list of something else than whole numbers")
+    labels = np.asarray(values)  # an expanded tensor's is no copy yet
+    if labels.size != count or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"it has {len(labels):,} labels, {labels.dtype}; expected {count:,} whole numbers"
+            f"it has {labels.size:,} labels, {labels.dtype}; expected {count:,} whole numbers"
         )
-    return torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(labels.ravel().astype(np.int64))
 
 
 # --- torch ---------------------------------------------------------------------------------------
@@ -304,7 +303,7 @@ def _read_torch(path: Path, archive: zipfile.ZipFile, wanted: Wanted) -> Content
         raise ValueError(f"torch cannot read it ({error!r:.200})") from error
     labels, within = None, ""
     if isinstance(found, dict):
-        name, labelled = _names([str(key) for key in found])
+        name, labelled = _names([key for key in found if isinstance(key, str)])
         labels, within = found.get(labelled), f" under {name!r}"
         found = found.get(name)
     if not isinstance(found, torch.Tensor):
@@ -342,10 +341,11 @@ def _check_torch(archive: zipfile.ZipFile) -> None:
 
 def _read_folder(path: Path, wanted: Wanted) -> Content:
     files: list[Path] = []
+    most = 2 * max(wanted.counts)  # texts and hidden files among them
     for entry in path.iterdir():
-        files += entry.iterdir() if entry.is_dir() else [entry]
-        if len(files) > 2 * max(wanted.counts):
-            raise ValueError(f"it holds more than {len(files) - 1:,} files; expected {wanted}")
+        files += itertools.islice(entry.iterdir(), most + 1) if entry.is_dir() else [entry]
+        if len(files) > most:
+            raise ValueError(f"it holds more than {most:,} files; expected {wanted}")
     files = [file for file in files if _is_picture(file.relative_to(path).as_posix())]
 
     def content_of(number: int) -> bytes:
