@@ -199,6 +199,22 @@ def test_a_view_says_whether_it_draws_and_whether_it_is_gray(name: str) -> None:
     assert view.gray == bool((seen[:, 0] == seen[:, 1]).all() and (seen[:, 1] == seen[:, 2]).all())
 
 
+@pytest.mark.parametrize("name", ALL_VIEWS)
+def test_a_gradient_passes_through_every_view_that_does_not_round(name: str) -> None:
+    """And what the images then look like is the same."""
+    images = random_images(8, 16).images / 255
+    if views.view(op(name)).rounds:
+        with pytest.raises(ValueError, match=rf"Some.view is {name}, which rounds"):
+            views.smooth_view(op(name), "Some.view")
+        return
+    shown, moved = views.smooth_view(op(name), "Some.view"), images.clone().requires_grad_()
+    seen = shown(moved, torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(seen.square().sum(), moved)
+    assert gradient.isfinite().all() and gradient.any()
+    expected = shown(images, torch.Generator().manual_seed(0))
+    assert torch.allclose(seen.detach(), expected, atol=1e-6)
+
+
 def test_unknown_views_and_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"view 'grey'; choose from \['bdr', 'blur'"):
         views.view(op("grey"))

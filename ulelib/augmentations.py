@@ -181,6 +181,8 @@ def _as_floats(
     images: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """A change of float images in [0, 1], of images of any kind; in parts."""
+    if images.requires_grad:  # a gradient passes through no part of an empty tensor
+        return torch.cat([change(part).clamp(0, 1) for part in images.split(AT_ONCE)])
     seen = torch.empty_like(images)
     for into, part in zip(seen.split(AT_ONCE), images.split(AT_ONCE), strict=True):
         if images.dtype == torch.uint8:
