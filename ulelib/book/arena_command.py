@@ -103,8 +103,7 @@ def _run(
     lines = submission.table(submission.measure(lab, cells))
     click.echo(f"\n{name}\n{submission.text(lines)}")
     laid_out = submission.beside(lines, lab)
-    place, rows = [*laid_out.index].index(name) + 1, len(laid_out)
-    if rows > 1:
-        click.echo(f"Place {place} of {rows} by the mean over these exploiters.")
+    if place := submission.place(laid_out, name, seeds):
+        click.echo(place)
     written = submission.write(lines, laid_out, lab, name, out)
     click.echo(f"Written: {' and '.join(map(str, written))}")

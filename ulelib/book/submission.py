@@ -2,10 +2,11 @@
 
 `ulelib arena` (`arena_command.py`) is these functions one after the other:
 
-    submission = submit(path, lab, name)           read, check, find the images
-    frame = measure(submission, lab, exploiters)   clean and protected, for each exploiter
-    table(frame, name)                             what is retained, a line an exploiter
-    heat_map(frame, name, profile)                 beside the recorded rows
+    found = submit(path, lab, name)                        read, check, find the images
+    cells = cells_of(lab, name, found.noise, exploiters)   clean and protected trainings
+    lines = table(measure(lab, cells))                     what is retained, a line an exploiter
+    laid_out = beside(lines, lab)                          beside the recorded rows
+    write(lines, laid_out, lab, name, out)                 as CSV and as a figure
 """
 
 from __future__ import annotations
@@ -235,6 +236,25 @@ def beside(lines: pd.DataFrame, lab: Lab) -> pd.DataFrame:
     laid_out = pd.concat(every).pivot_table("retained", "defender", "exploiter", dropna=False)
     laid_out = laid_out.reindex(columns=lines["exploiter"])
     return laid_out.loc[laid_out.mean(axis=1).sort_values().index]
+
+
+def place(laid_out: pd.DataFrame, name: str, seeds: int) -> str:
+    """Where a row stands among those that have a number in every column: a sentence.
+
+    Args:
+        laid_out: of `beside`.
+        seeds: trainings in each of its cells.
+
+    Returns:
+        "" where it stands alone, or lacks a number itself.
+    """
+    ranked = [*laid_out.dropna().index]
+    if name not in ranked or len(ranked) == 1:
+        return ""
+    few = " Below three seeds this is no verdict." * (seeds < 3)
+    return (
+        f"Place {ranked.index(name) + 1} of {len(ranked)} by the mean over these exploiters.{few}"
+    )
 
 
 def heat_map(laid_out: pd.DataFrame, name: str, caption: str) -> Figure:
