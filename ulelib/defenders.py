@@ -222,8 +222,8 @@ def entf(how: Literal["push", "pull"]) -> Callable[[Setting], Method]:
 def sep(setting: Setting) -> Method:
     """Chen et al.: towards the fifth label after the true one, on the mean gradient of five
     networks from one training. Cut: five networks of 30; the length of the training (120 epochs);
-    and the steps (30 of 1/255), which take as many gradients as AdvPois does. Each network is a
-    stage of its own, the beginning of the whole training: of 10 epochs, 30 are computed."""
+    and the steps (30 of 1/255), which take at most as many gradients as AdvPois does. Each network
+    is a stage of its own that starts anew: for a training of 10 epochs, 30 are computed."""
     poison, count = setting.profile.poison, 5
     steps = min(30, max(1, poison.steps // count))
     inner = Pgd(poison.epsilon, min(poison.step * count / 2, 2 * poison.epsilon), steps)

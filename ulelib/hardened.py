@@ -1,4 +1,4 @@
-"""REM and SEM: error-minimising noise for whoever trains adversarially.
+"""REM and SEM: error-minimising noise against exploiters that train adversarially.
 
     REM    the noise minimises the loss that an adversary leaves (Fu et al., *Robust Unlearnable
            Examples: Protecting Data Privacy Against Adversarial Learning*, ICLR 2022)

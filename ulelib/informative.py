@@ -20,16 +20,15 @@ from ulelib.settings import Op, Positive, settings
 
 @settings
 class Informative:
-    """The source model learns labels, and the noise moves its features f of a batch, which are what
-    its last layer is given. Each image i shall be more like the others of its class than like all
-    others, itself left out:
+    """The source model learns labels. The noise of a batch moves the model's features f, the input
+    of its last layer, so that each image i becomes more like the other images of its class than
+    like the rest of the batch:
 
         L_i = -log( sum_{j: y_j = y_i} exp(cos(f_i, f_j) / t)  /  sum_j exp(cos(f_i, f_j) / t) )
 
-    What an image and its features tell of each other then becomes what the label tells. An image
-    that is alone in its class in a batch has no L. L-infinity, sample-wise. Left out: a small loss
-    of distances (weight 0.1 in the paper, 0 in the released command), and the augmentation of image
-    and noise together that the released command asks for.
+    with j != i in both sums. An image that is alone in its class in a batch has no L. L-infinity,
+    sample-wise. Left out: a small loss of distances (weight 0.1 in the paper, 0 in the released
+    command), and the augmentation of image and noise together that the released command asks for.
 
     Attributes:
         temperature: t.

@@ -64,8 +64,8 @@ class Poison:
             was trained, too.
         own_label: towards the true label: the hypocritical perturbations of HYPO (Tao et al., *Can
             Adversarial Training Be Manipulated By Non-Robust Features?*, NeurIPS 2022), whose
-            victim is trained adversarially. What makes an image look more like its class on a
-            network like that hides what else is in it. `shift` is then 0.
+            victim is trained adversarially. The noise strengthens what this network already reads
+            as the image's class. `shift` is then 0.
         also: more trainings. Each step then follows the mean gradient over all networks: SEP,
             *Self-Ensemble Protection: Training Checkpoints Are Good Data Protectors* (Chen et al.,
             ICLR 2023), where they are one training at several epochs (`Recipe.stop_after`).
