@@ -36,6 +36,15 @@ def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB", seed: int = 0) 
     return coarse.resize((width, height), Image.Resampling.BILINEAR).convert(mode)
 
 
+def half_flat(size: tuple[int, int] = (61, 47), mode: str = "RGB") -> Image.Image:
+    """A picture that is flat at its left and rough at its right."""
+    width, height = size
+    pixels = np.full((height, width, 3), 120, np.uint8)
+    rough = np.random.default_rng(0).integers(60, 180, (height, width - width // 2, 3))
+    pixels[:, width // 2 :] = rough
+    return Image.fromarray(pixels).convert(mode)
+
+
 def tagged(orientation: int) -> Image.Exif:
     """EXIF data with an orientation, a camera and a place."""
     exif = Image.Exif()

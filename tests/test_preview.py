@@ -7,23 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from photo_files import contents, levels, picture, save_each, tagged
+from photo_files import contents, half_flat, levels, picture, save_each, tagged
 from ulelib.photos import preview as module
 from ulelib.photos.folders import Photo, Refused
 from ulelib.photos.job import Job
 from ulelib.photos.preview import STRENGTHS, TILE, check_new, preview
-
-
-def half_flat(size: tuple[int, int]) -> Image.Image:
-    """Flat at its left, rough at its right."""
-    width, height = size
-    pixels = np.full((height, width, 3), 120, np.uint8)
-    pixels[:, width // 2 :] = np.random.default_rng(0).integers(
-        60, 180, (height, width - width // 2, 3)
-    )
-    return Image.fromarray(pixels)
 
 
 @pytest.fixture
