@@ -143,13 +143,17 @@ def forecast(lab: Lab, cells: Sequence[Cell]) -> str:
 
 
 def _seconds(lab: Lab, stage: Stage) -> float | None:
-    """How long recorded trainings took that resemble this one; None: there are none."""
+    """How long recorded trainings took that resemble this one and have its recipe; None: there are
+    none."""
     assert isinstance(stage, Run)
     own, standard = described(stage.exploiter), described(EXPLOITERS["standard"])
+    recipe = described(stage.recipe)
     found: dict[str, list[float]] = {"own": [], "standard": []}
     for record in records.known(lab.profile.name).values():
         spec = record["spec"]
-        if spec["type"] == "Run" and spec["net"] == described(stage.net):
+        if spec["type"] != "Run" or spec["net"] != described(stage.net):
+            continue
+        if {**recipe, **spec["recipe"]} == recipe:  # not one that stopped early
             for kind, wanted in (("own", own), ("standard", standard)):
                 if {**wanted, **spec["exploiter"]} == wanted:
                     found[kind].append(float(record["result"]["seconds"]))
