@@ -87,6 +87,8 @@ def test_titles_say_what_is_computed() -> None:
         "training: gray, convnet, seed 0, on exact noise: Bilevel (identity) for shapes, seed 0"
     )
     assert isinstance(clean, Run)
+    early = replace(clean, recipe=replace(clean.recipe, epochs=4, stop_after=2))
+    assert ", 2 of 4 epochs, seed 0" in plan.title(early)
     hardened = replace(clean, exploiter=replace(EXPLOITERS["at"], mix=op("mixup")))
     assert plan.title(hardened).startswith("training: mixup adversarial, convnet")
 

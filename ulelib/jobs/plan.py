@@ -83,8 +83,10 @@ def title(stage: Stage) -> str:
             names += ["projection"] * bool(does.project) + ["adversarial"] * bool(does.attack)
             named = " ".join(names) or "standard"
             parts = ", ".join(_part(part) for part in stage.train)
-            begun = ", pretrained" * (stage.start is not None)
-            return f"training: {named}, {stage.net.name}{begun}, seed {stage.seed}, on {parts}"
+            stop, epochs = stage.recipe.stop_after, stage.recipe.epochs
+            net = stage.net.name + ", pretrained" * (stage.start is not None)
+            until = "" if stop is None else f"{stop} of {epochs} epochs, "
+            return f"training: {named}, {net}, {until}seed {stage.seed}, on {parts}"
         case Pretrained():
             parts = ", ".join(_part(part) for part in stage.train)
             method = stage.contrastive.method
