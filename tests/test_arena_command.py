@@ -196,6 +196,14 @@ def test_what_nothing_was_learned_from_has_no_share() -> None:
     assert np.isnan(lines["retained"][0]) and "Nothing was learned" in submission.text(lines)
 
 
+def test_the_books_own_rows_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULELIB_RESULTS", str(PROJECT / "results"))
+    rows = submission._recorded("cpu")
+    assert {"clean", "ULEO", "ULEO-GrayAugs", "AdvPois"} <= set(rows["defender"])
+    assert not rows.duplicated(["defender", "export", "exploiter", "net", "source", "seed"]).any()
+    assert submission._recorded("smoke").empty
+
+
 def test_recorded_trainings_foretell_the_time(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,13 +15,14 @@ import pandas as pd
 
 from ulelib.book import figures, page, robustness
 from ulelib.book.compare import comparison_table
-from ulelib.jobs import records
+from ulelib.jobs import records, replicates
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 FIGURE = ROOT / "book" / "_static" / "headline.png"
 BEGIN, END = "<!-- {}: written by tools/headline.py -->\n", "<!-- end of {} -->\n"
 PROFILE = "cpu"
+MIDDLE, MIDDLE_PAGE = "quarter", "05f_quarter_width"  # the largest size with three runs
 
 
 def main() -> int:
@@ -56,12 +57,16 @@ def headline(frame: pd.DataFrame, record: dict[str, Any]) -> str:
         export: found["ResNet-18, the paper's size", f"ULEO, {export}, gray"]
         for export in ("as released", "exact")
     }
+    middle, its = replicates.read(MIDDLE_PAGE, MIDDLE)
     (train, n_train), seeds = record["train"], ", ".join(map(str, record["seeds"]))
     return (
         f"At the paper's own size a network that trained on ULEO reaches {full} "
         "([the page](book/paper/05d_full_size.ipynb)). Turned gray, the same images teach it "
         f"{gray['as released']} as the released code publishes them. With both signs of the noise "
         f"they teach it {gray['exact']}. *n* is the number of runs.\n\n"
+        f"On the paper's network at a quarter of its width ({its['train'][1]:,} images, "
+        f"[the page](book/{MIDDLE}/{MIDDLE_PAGE}.ipynb)):\n\n"
+        f"{table(comparison_table(middle, '2'))}\n\n"
         f"The whole table, on a small network ({n_train:,} images of {train}, seeds {seeds}). "
         "[Other networks and sizes](book/intro.ipynb) say partly otherwise:\n\n"
         f"{table(comparison_table(frame, '2'))}\n"

@@ -36,7 +36,7 @@ from ulelib.settings import described
 from ulelib.specs import Noise, Run, Stage
 from ulelib.visibility import visibility
 
-ARENA = "15_arena"  # the page whose rows a submission stands beside
+PAGES = ("04_mitigations", "05_grayaug")  # whose rows a submission stands beside
 COLUMNS = (
     "standard", "gray", "jpeg-10 (training only)", "bdr-2 (training only)", "low-pass", "cutout",
     "cutmix", "mixup", "trivialaugment", "ueraser-lite", "coin", "projection",
@@ -215,11 +215,14 @@ def text(lines: pd.DataFrame) -> str:
 
 
 def _recorded(profile: str) -> pd.DataFrame:
-    """The rows of the arena's page; empty where it was not recorded in this profile."""
-    try:
-        return records.read(ARENA, profile)[0]
-    except FileNotFoundError:
+    """The rows of `PAGES` that are no variants, each run once; empty where none is recorded in this
+    profile."""
+    known = [page for page in PAGES if page in records.pages(profile)]
+    if not known:
         return pd.DataFrame()
+    frames = [records.read(page, profile)[0] for page in known]
+    every = pd.concat(frames, ignore_index=True).drop_duplicates("key")
+    return every[every.get("setting", "-") == "-"]
 
 
 def beside(lines: pd.DataFrame, lab: Lab) -> pd.DataFrame:
