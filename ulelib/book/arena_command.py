@@ -93,7 +93,7 @@ def _run(
         raise ValueError("--exploiters names none")
     submission.check_name(name, profile)
     lab = submission.open_lab(profile, seeds)
-    found = submission.submit(file, lab, name)
+    found = submission.submit(file, lab)
     for line in found.told:
         click.echo(line)
     files.check_writable(out, "name another folder with --out")

@@ -2,7 +2,7 @@
 
 `ulelib arena` (`arena_command.py`) is these functions one after the other:
 
-    found = submit(path, lab, name)                        read, check, find the images
+    found = submit(path, lab)                              read, check, find the images
     cells = cells_of(lab, name, found.noise, exploiters)   clean and protected trainings
     lines = table(measure(lab, cells))                     what is retained, a line an exploiter
     laid_out = beside(lines, lab)                          beside the recorded rows
@@ -49,12 +49,10 @@ class Submission:
     """A poison that was read, checked and fitted to the images of a profile.
 
     Attributes:
-        name: of its row.
         noise: the stage that makes its noise, from the file.
         told: what it is, in lines.
     """
 
-    name: str
     noise: Noise
     told: tuple[str, ...]
 
@@ -75,7 +73,7 @@ def check_name(name: str, profile: str) -> None:
         raise ValueError(f"--name is {name!r}: the arena has a row of that name; choose another")
 
 
-def submit(path: Path, lab: Lab, name: str) -> Submission:
+def submit(path: Path, lab: Lab) -> Submission:
     """Read an author's file, and fit it to the lab's images.
 
     Raises:
@@ -91,7 +89,7 @@ def submit(path: Path, lab: Lab, name: str) -> Submission:
         f"Order: {fit.order}.",
         *_looks(fit.noise, images),
     )
-    return Submission(name, Noise(lab.data, method, precision=lab.precision), told)
+    return Submission(Noise(lab.data, method, precision=lab.precision), told)
 
 
 def _looks(noise: Perturbation, images: ImageSet) -> list[str]:

@@ -60,7 +60,7 @@ NOISES = {  # the methods of `Job`, by what a person can choose by
 FILES = {"keep": "as the pictures have it", "png": "PNG", "jpg": "JPEG"}
 # The last level of a strength that is described so. What protects less is CSD (page 14b).
 VISIBLE = (
-    (4, "faint; the quick noise hardly protects"),
+    (4, "faint; protects least"),
     (8, "can be seen in flat areas (sky, skin); the quick noise protects far less"),
     (15, "visible in flat areas (sky, skin)"),
     (32, "plainly visible in flat areas (sky, skin)"),
