@@ -288,7 +288,8 @@ def two_processors(frame: pd.DataFrame, profile: str) -> Styler | Markdown:
     laid_out["export"] = laid_out["export"].replace("as_released", "as released")
     laid_out.columns = [f"seed {name}" if isinstance(name, int) else name for name in laid_out]
     told = "Test accuracy under the gray filter, %; noise and exploiter of one seed"
-    return styled(laid_out, told, 0.85, {"td, th": "text-align: left;"}).format(precision=1)
+    table = styled(laid_out, told, 0.85, {"td, th": "text-align: left;"})
+    return table.format(precision=1, na_rep="")
 
 
 def beside_full_size(points: pd.DataFrame, caption: str) -> Styler | Markdown:
