@@ -216,8 +216,7 @@ class Design:
 
         Args:
             defender: a key of `DEFENDERS`, or "clean"; with `noise`, any name for it.
-            exploiter: a key of `EXPLOITERS`, or of `Profile.contrastive`: then it learns without
-                labels, and its accuracy is that of a linear probe (see `pretraining`).
+            exploiter: a key of `EXPLOITERS`; or of `Profile.contrastive`, without labels.
             export: a key of `perturbation.EXPORTS`; of no effect on clean images.
             seed: of defender and exploiter; the first one if None.
             noise: made in a way that has no name in `DEFENDERS`.
@@ -225,8 +224,7 @@ class Design:
                 defender's network, the exploiter's, its training (`Profile.recipe_for`).
             mixture: which images are clean and which protected.
             setting: the cell's name for what else is different.
-            index, noise_after, start: see `specs.Part` and `specs.Run`. With a start the exploiter
-                is called "EXPLOITER, pretrained".
+            index, noise_after, start: see `specs.Part`, `specs.Run`; a start adds ", pretrained".
 
         Raises:
             ValueError: an unknown name.
