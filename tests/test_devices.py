@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helpers import quick_profile, random_images
-from ulelib import bilevel, deltas, exploiters, learners, machine
+from ulelib import bilevel, deltas, exploiters, machine, models
 from ulelib.exploiters import EXPLOITERS
 from ulelib.recipe import Recipe
 from ulelib.settings import op
@@ -39,9 +39,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.setattr(module, "device", lambda: GPU)
         if hasattr(module, "graphs"):
             monkeypatch.setattr(module, "graphs", lambda: None)
-    for module in (exploiters, learners):
-        monkeypatch.setattr(module, "seeded_model", model)
-        monkeypatch.setattr(module, "check_size", lambda *arguments: None)
+    monkeypatch.setattr(models, "seeded_model", model)
+    monkeypatch.setattr(models, "check_size", lambda *arguments: None)
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)
     monkeypatch.setattr(torch.Tensor, "__int__", lambda tensor: 0)
     monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: 0.5)

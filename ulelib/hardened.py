@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from ulelib.data import ImageSet
 from ulelib.learners import Classifier, Learner
-from ulelib.machine import logits, seeded_model
-from ulelib.models import build_model, check_size
+from ulelib.machine import logits
+from ulelib.models import untrained
 from ulelib.pgd import Clamp, Pgd, PixelRange, adversarial, random_start
 from ulelib.settings import Op, op, settings
 from ulelib.views import View, smooth_view
@@ -60,8 +60,7 @@ class Hardened:
 
     def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
         """See `learners.Learning`."""
-        model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
-        check_size(model, net, images.images)
+        model = untrained(net, len(images.classes), images.images, seed)
         augment = smooth_view(self.augment, "augment")
         return HardenedClassifier(model, precision, augment, self.attack, self.meets)
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ulelib.data import ImageSet
 from ulelib.deltas import SampleWise
-from ulelib.machine import logits, seeded_model
-from ulelib.models import build_model, check_size, fused
+from ulelib.machine import logits
+from ulelib.models import fused, untrained
 from ulelib.pgd import Clamp
 from ulelib.settings import Op, op, settings
 from ulelib.views import View, smooth_view
@@ -93,8 +93,7 @@ class Supervised:
 
     def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
         """See `Learning`."""
-        model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
-        check_size(model, net, images.images)
+        model = untrained(net, len(images.classes), images.images, seed)
         return Classifier(model, precision)
 
 
@@ -122,8 +121,7 @@ class Augmented:
 
     def start(self, net: Op, images: ImageSet, seed: int, precision: str) -> Learner:
         """See `Learning`."""
-        model = seeded_model(lambda: build_model(net, len(images.classes)), seed)
-        check_size(model, net, images.images)
+        model = untrained(net, len(images.classes), images.images, seed)
         return AugmentedClassifier(model, precision, smooth_view(self.augment, "augment"))
 
 

@@ -17,6 +17,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 from torchvision.models import densenet, resnet, vgg
 
+from ulelib.machine import seeded_model
 from ulelib.settings import Op, checked, look_up
 
 # Channel means and standard deviations of CIFAR-10's training images, in [0, 1].
@@ -247,6 +248,20 @@ def build_model(net: Op, classes: int) -> nn.Module:
     if classes < 1 or any(not 0 < value <= 4096 for value in options):
         raise ValueError(f"a network of {classes} classes, {net}: sizes must lie in (0, 4096]")
     return look_up(MODELS, net, "network", given=1)(classes)
+
+
+def untrained(net: Op, classes: int, images: torch.Tensor, seed: int) -> nn.Module:
+    """A network with initial weights drawn under a seed, on the device.
+
+    Args:
+        images: `(N, 3, H, W)`, of which nothing but the shape is looked at.
+
+    Raises:
+        ValueError: see `build_model` and `check_size`.
+    """
+    model = seeded_model(lambda: build_model(net, classes), seed)
+    check_size(model, net, images)
+    return model
 
 
 def headless(model: nn.Module) -> tuple[nn.Module, int]:

@@ -287,9 +287,7 @@ def _write_attacked(stage: Attacked, folder: Path, store: Store, checkpoint: obj
         attack=stage.attack,
         seed=stage.seed,
     )
-    result = {"accuracy": reached, "chance": 100 / len(test.classes)}
-    result |= {"seconds": time.perf_counter() - started}
-    _write_record(folder, result | {"noise": used})
+    _write_reached(folder, reached, test, started, used)
 
 
 def _write_refitted(stage: Refitted, folder: Path, store: Store, checkpoint: object) -> None:
@@ -303,9 +301,19 @@ def _write_refitted(stage: Refitted, folder: Path, store: Store, checkpoint: obj
     backbone, _ = headless(network(run, store))
     taught, asked = (features(backbone, one, run.precision) for one in (known, seen))
     reached = linear_probe(taught, known, asked, seen)
-    result = {"accuracy": reached, "chance": 100 / len(seen.classes)}
-    result |= {"seconds": time.perf_counter() - started}
-    _write_record(folder, result | {"noise": used})
+    _write_reached(folder, reached, seen, started, used)
+
+
+def _write_reached(
+    folder: Path, reached: float, test: ImageSet, started: float, noise: dict[str, str]
+) -> None:
+    """What a stored network reaches on test images, in percent."""
+    result = {"accuracy": reached, "chance": 100 / len(test.classes)}
+    _write_record(folder, result | {"seconds": time.perf_counter() - started, "noise": noise})
+
+
+def _read_reached(place: Path) -> float:
+    return float(_read_record(place)["accuracy"])
 
 
 def noise_digests(stage: Stage, store: Store) -> dict[str, str]:
@@ -364,6 +372,6 @@ _READ: dict[type, Callable[[Path], Any]] = {
     Noise: lambda place: Perturbation.load(place / "delta.safetensors"),
     Run: _read_trained(Training),
     Pretrained: _read_trained(Pretraining),
-    Attacked: lambda place: float(_read_record(place)["accuracy"]),
-    Refitted: lambda place: float(_read_record(place)["accuracy"]),
+    Attacked: _read_reached,
+    Refitted: _read_reached,
 }
