@@ -4,6 +4,7 @@
 #                 [NAMES=05_grayaug] [WORKERS=2] [SCHEDULER=tcp://HOST:PORT, a Dask cluster]
 #                 [KEEP=1, to take recorded numbers as they are and compute what is new]
 #                 [MINUTES=15, to compute what fits, most wanted first, and execute no page]
+# make arena      the arena of page 15, most wanted first: make arena [MINUTES=60] [N_SEEDS=3]
 # make app        protect your own pictures in the browser; nothing leaves this machine
 # make lab        JupyterLab on the notebooks
 # make book       the committed pages as HTML, with nothing run
@@ -24,7 +25,7 @@ APP_ARGS ?=
 STAMP := .venv/.ulelib-installed
 RUN := .venv/bin/python
 
-.PHONY: help setup demo test reproduce app lab book lint lock clean
+.PHONY: help setup demo test reproduce arena app lab book lint lock clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -49,6 +50,14 @@ reproduce: $(STAMP)
 	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(filter 1,$(KEEP)),--keep) \
 	    $(if $(MINUTES),--minutes $(MINUTES)) $(NAMES)
+
+# Two steps: the page shows what is recorded, also of another day.
+arena: $(STAMP)
+	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --arena --seed $(SEED) \
+	    $(if $(N_SEEDS),--n-seeds $(N_SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
+	    $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(RUN) tools/run_notebooks.py --profile $(PROFILE) --keep --seed $(SEED) \
+	    --n-seeds $(or $(N_SEEDS),3) 15_arena
 
 app: $(STAMP)
 	$(RUN) tools/app.py $(APP_ARGS)

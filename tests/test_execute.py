@@ -21,6 +21,7 @@ from ulelib.defenders import DEFENDERS, Random, Setting
 from ulelib.exploiters import EXPLOITERS, Exploiter, Training, exploit, prepared
 from ulelib.jobs import execute, inputs
 from ulelib.jobs.execute import compute, load
+from ulelib.jobs.schema import check_stage
 from ulelib.jobs.store import Store
 from ulelib.machine import to_float
 from ulelib.perturbation import Perturbation
@@ -28,7 +29,8 @@ from ulelib.pgd import Pgd
 from ulelib.poisons import Poison
 from ulelib.pretraining import linear_probe, pretrain
 from ulelib.settings import Op, key_of, op
-from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, needs
+from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, Seen, needs, seen
+from ulelib.visibility import visibility
 
 QUICK = quick_profile()
 DATA = inputs.data_set("shapes", 100)
@@ -538,3 +540,18 @@ def test_a_checkpoint_of_other_inputs_is_not_gone_on_with(
         compute(Run((Part(DATA, noise=noise),), DATA, net=QUICK.loop.net, recipe=QUICK.recipe), own)
     trainings = [one for one in about if one["inputs"]]  # type: ignore[index]
     assert len(trainings) == 2 and trainings[0] != trainings[1]
+
+
+def test_the_visibility_of_noise_is_a_stage(store: Store) -> None:
+    noise = noise_of("random")
+    stage = seen(noise)
+    assert needs(stage) == (noise,)
+    compute(stage, store)
+    clean = inputs.images(DATA, "train")
+    published = load(noise, store).apply(clean)
+    assert load(stage, store) == visibility(clean.images, published.images)
+    record = execute.record(stage, store)
+    assert record["result"]["largest"] == 8 and set(record["result"]["noise"]) == {key_of(noise)}
+    check_stage(record)
+    with pytest.raises(ValueError, match="clean pictures"):
+        Seen(Part(DATA))

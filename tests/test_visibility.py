@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import random_images
-from ulelib.visibility import COMPARED, similarity, visibility
+from ulelib.visibility import COMPARED, Visibility, similarity, visibility
 
 CLEAN = random_images(6, size=16).images.clamp(20, 200)
 
@@ -42,6 +42,7 @@ def test_pairs_are_measured_one_by_one() -> None:
 def test_unchanged_and_small_pictures() -> None:
     found = visibility(CLEAN, CLEAN)
     assert (found.largest, found.l2, found.unchanged) == (0, 0, 1) and math.isnan(found.psnr)
+    assert found.numbers["psnr"] is None and str(Visibility.of(found.numbers)) == str(found)
     small = CLEAN[..., :8, :8]
     assert math.isnan(visibility(small, small + 1).ssim) and "SSIM" not in str(
         visibility(small, small + 1)

@@ -13,7 +13,7 @@ from sources import Needs
 from ulelib import machine
 from ulelib.jobs import cluster, execute, executors, plan, records
 from ulelib.jobs.store import Store
-from ulelib.specs import Attacked, Refitted, Stage, stages_of
+from ulelib.specs import Attacked, Refitted, Seen, Stage, stages_of
 
 
 def compute(
@@ -91,7 +91,12 @@ def warn_of_emulation(todo: Iterable[Stage]) -> None:
 
 
 def _precision(stage: Stage) -> str:
-    return _precision(stage.run) if isinstance(stage, Attacked | Refitted) else stage.precision
+    if isinstance(stage, Attacked | Refitted):
+        return _precision(stage.run)
+    if isinstance(stage, Seen):
+        assert stage.part.noise is not None
+        return stage.part.noise.precision
+    return stage.precision
 
 
 def report(errors: Iterable[Exception]) -> None:

@@ -4,6 +4,7 @@
     python tools/run_notebooks.py --profile cpu --keep --seed 0,3,4 11_transferable
     python tools/run_notebooks.py --profile cpu --scheduler tcp://HOST:PORT
     python tools/run_notebooks.py --profile paper --minutes 15
+    python tools/run_notebooks.py --profile cpu --arena [--minutes 60]
     python tools/run_notebooks.py --profile cpu --words [05_grayaug ...]
     python tools/run_notebooks.py --profile cpu --retell [05_grayaug ...]
 
@@ -12,7 +13,8 @@ run by a pool of processes, or on a Dask cluster; then papermill executes the no
 their numbers in the store. A run that was stopped goes on where it was. A page is replaced only by
 one that ran to its end; a notebook that fails is reported and the others go on.
 
-`--minutes` computes the most wanted stages that fit into that time, and executes no page.
+`--minutes` computes the most wanted stages that fit into that time, and executes no page; so does
+`--arena` with those of the arena, all of them where no time is given.
 
 `--words` runs nothing: it brings changed prose, tags and imports into the pages whose code is
 otherwise the notebook's. `--retell` executes pages from their records, and computes nothing: see
@@ -36,6 +38,7 @@ import reword
 import sources
 import wanted
 from ulelib import machine
+from ulelib.book import arena
 from ulelib.files import check_writable
 from ulelib.jobs import records
 from ulelib.profiles import PROFILES
@@ -65,7 +68,7 @@ def main() -> int:
     except OSError as error:
         print(error.strerror, file=sys.stderr)
         return 1
-    if options.minutes is not None:
+    if options.minutes is not None or options.arena:
         return 0 if _within(options) else 1
     return _reproduce(names, options)
 
@@ -136,6 +139,9 @@ def _execute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> li
 
 def _within(options: argparse.Namespace) -> bool:
     """Compute what fits into the minutes; returns whether no stage failed."""
+    if options.arena:
+        most = wanted.of_arena(options.profile, options.seed, options.n_seeds or arena.N_SEEDS)
+        return wanted.compute(most, options.minutes, options.scheduler, options.workers)
     most = wanted.of_list(options.profile)
     if most is not None and (options.seed != 0 or options.n_seeds is not None):
         sys.exit("tools/wanted.toml lists the seeds: leave --seed and --n-seeds away")
@@ -189,6 +195,7 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=_minutes, help="compute the most wanted stages that fit, and no page"
     )
+    parser.add_argument("--arena", action="store_true", help="compute the arena, and no page")
     parser.add_argument(
         "--words", action="store_true", help="run nothing; bring changed prose into the pages"
     )
@@ -207,8 +214,8 @@ def _options(names: list[str]) -> argparse.Namespace:
         options.into = smoke if options.profile == "smoke" else pages.BOOK
     if isinstance(options.seed, list) and options.n_seeds is not None:
         parser.error("--n-seeds counts from one seed: with a list of seeds leave it away")
-    if options.minutes is not None and (options.names or options.words):
-        parser.error("--minutes makes no page: name none, and leave --words away")
+    if (options.minutes is not None or options.arena) and (options.names or options.words):
+        parser.error("--minutes and --arena make no page: name none, and leave --words away")
     unknown = sorted(set(options.names) - set(names))
     if unknown:
         parser.error(f"no such notebook: {', '.join(unknown)}; choose from {', '.join(names)}")

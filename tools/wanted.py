@@ -1,11 +1,13 @@
 """Within some minutes: the most wanted stages that fit (`make reproduce MINUTES=15`).
 
 `wanted.toml` lists the stages of a profile, most wanted first; without a list, the headline page's
-are taken. What is finished is kept and recorded, and the next call goes on. No page is executed.
+are taken; `make arena` takes the arena's. What is finished is kept and recorded, and the next call
+goes on. No page is executed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -18,12 +20,13 @@ from typing import Any
 
 from collect import executor, report, to_compute, warn_of_emulation
 from pages import relative
+from ulelib.book import arena
 from ulelib.defenders import CLEAN
 from ulelib.jobs import execute, plan, records
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
 from ulelib.settings import key_of
-from ulelib.specs import Noise, Pretrained, Run, Stage
+from ulelib.specs import Noise, Pretrained, Run, Seen, Stage, noises_of, seen, stages_of
 
 LIST = Path(__file__).with_suffix(".toml")
 CHECKPOINTS = "60"  # seconds between two checkpoints: a stage under way at the end is killed
@@ -73,18 +76,32 @@ def of_list(profile: str) -> Wanted | None:
     return Wanted(lab, stages, cells)
 
 
+def of_arena(profile: str, seed: int | list[int], n_seeds: int) -> Wanted:
+    """What the arena wants of a profile, see `arena.plan`: every row's noise right before its first
+    training, and how visible it is."""
+    lab = Lab(profile, arena.seeds(seed), n_seeds, keep=True)
+    stages, cells = dict[Stage, None](), list[Cell]()
+    for place in arena.plan(lab):
+        if place.row != CLEAN:
+            stages[seen(lab.noise(place.row, place.cell.seed))] = None
+        stages[place.cell.stage] = None
+        cells.append(place.cell)
+    return Wanted(lab, [*stages], cells)
+
+
 def compute(
-    wanted: Wanted, minutes: float, scheduler: str | None = None, workers: int | None = None
+    wanted: Wanted, minutes: float | None, scheduler: str | None = None, workers: int | None = None
 ) -> bool:
     """Compute the most wanted stages that fit into some minutes, and record what is finished.
 
     Args:
+        minutes: None: as many as it takes.
         scheduler, workers: see `collect.compute`.
 
     Returns:
         whether no stage failed.
     """
-    deadline = time.monotonic() + 60 * minutes
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     os.environ.setdefault("ULELIB_CHECKPOINT_SECONDS", CHECKPOINTS)
     lab, failed = wanted.lab, list[Exception]()
     at_first = to_compute(wanted.stages, lab.store)
@@ -114,11 +131,13 @@ def _save(wanted: Wanted) -> Path | None:
     lab = wanted.lab
     missing = {key_of(stage) for stage in lab.missing(wanted.stages)}
     cells = [cell for cell in wanted.cells if key_of(cell.stage) not in missing]
-    made = [one for one in wanted.stages if isinstance(one, Noise) and key_of(one) not in missing]
+    made = [
+        one for one in wanted.stages if isinstance(one, Noise | Seen) and key_of(one) not in missing
+    ]
     if not cells and not made:
         return None
     lab.table(cells)  # nothing is computed: the lab notes which stages it used
-    lab.stages_used |= dict.fromkeys(made)
+    lab.stages_used |= dict.fromkeys(stages_of(made))
     stages = lab.records()
     rows = [{**cell.names, "key": key_of(cell.stage)} for cell in cells]
     try:
@@ -128,7 +147,8 @@ def _save(wanted: Wanted) -> Path | None:
     else:
         rows += [row for row in before["cells"] if row["key"] not in stages]
         stages = before["stages"] | stages
-    seeds = {row["seed"] for row in rows} | {noise.seed for noise in made}
+    noises = {noise for one in made for noise in (*noises_of(one), one) if isinstance(noise, Noise)}
+    seeds = {row["seed"] for row in rows} | {noise.seed for noise in noises}
     page = lab.page(records.WANTED) | {"cells": rows, "seeds": sorted(seeds)}
     return records.save(page, stages)
 

@@ -35,6 +35,7 @@ class Recipe:
             images; the last epoch is measured on all of them as well.
         stop_after: end after so many of the epochs, the rate as if the training went on: a network
             on the way. None: after all.
+        points: of the curve, an epoch: 1, at its end; or more, evenly spaced.
     """
 
     epochs: Count = 60
@@ -51,6 +52,7 @@ class Recipe:
     curve_images: Count = 2000
     schedule_by: Literal["batch", "epoch"] = "batch"
     stop_after: Count | None = None
+    points: Annotated[int, Field(ge=1, le=1000)] = 1
 
     def __post_init__(self) -> None:
         if self.stop_after is not None and self.stop_after >= self.epochs:
@@ -62,7 +64,7 @@ class Recipe:
 
     def not_in_key(self) -> frozenset[str]:
         """See `settings.key_of`."""
-        return at_default(self, "schedule_by", "stop_after")
+        return at_default(self, "schedule_by", "stop_after", "points")
 
     @property
     def last_epoch(self) -> int:
@@ -78,6 +80,16 @@ class Recipe:
         if len(images) < self.batch_size:
             raise ValueError(f"{len(images)} images do not fill a batch of {self.batch_size}")
         return len(images) // self.batch_size
+
+    def moments(self, steps: int) -> frozenset[int]:
+        """After which of an epoch's steps the curve has a point, but for the last.
+
+        Raises:
+            ValueError: there are more points than steps.
+        """
+        if steps < self.points:
+            raise ValueError(f"Recipe.points is {self.points}, but an epoch has {steps} steps")
+        return frozenset(round(steps * point / self.points) for point in range(1, self.points))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD of all parameters, at the peak rate."""

@@ -6,6 +6,7 @@ depends on.
     Pretrained  a training without labels, and what clean probes make of its features
     Attacked    a stored network measured under an attack
     Refitted    a stored network whose last layer is learned anew from clean images
+    Seen        how visible noise is in published pictures
 
 A spec is made of frozen settings (`settings.py`) and of other specs. The stages inside a spec are
 what it needs (`needs`), so the graph of the work is there without being described. Nothing is
@@ -247,7 +248,23 @@ class Refitted:
     seed: Seed = 0
 
 
-Stage = Noise | Run | Pretrained | Attacked | Refitted
+@settings
+class Seen:
+    """A stage: how visible noise is in the pictures as they are published, see `visibility`."""
+
+    part: Part
+
+    def __post_init__(self) -> None:
+        if self.part.noise is None:
+            raise ValueError("Seen.part has no noise: clean pictures show none")
+
+
+Stage = Noise | Run | Pretrained | Attacked | Refitted | Seen
+
+
+def seen(noise: Noise) -> Seen:
+    """Noise in all pictures that it was made for, both signs, rounded."""
+    return Seen(Part(noise.data, noise.take, noise))
 
 
 def needs(stage: Stage) -> tuple[Stage, ...]:

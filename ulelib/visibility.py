@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 
@@ -30,6 +32,17 @@ class Visibility:
     psnr: float
     ssim: float
     unchanged: float
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """As plain JSON data, which has no NaN: None."""
+        return {name: None if math.isnan(one) else one for name, one in asdict(self).items()}
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Visibility:
+        """The one that has these `numbers`; others among them are left out."""
+        found: dict[str, Any] = {item.name: numbers[item.name] for item in fields(cls)}
+        return cls(**{name: math.nan if one is None else one for name, one in found.items()})
 
     def __str__(self) -> str:
         said = f"L-infinity {self.largest}/255, mean L2 {self.l2:.2f}, PSNR {self.psnr:.1f} dB"

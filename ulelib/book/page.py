@@ -213,6 +213,7 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
         "Pretrained": "label-free training",
         "Attacked": "attack",
         "Refitted": "last layer",
+        "Seen": "measurement of visibility",
     }
     parts = []
     for kind, word in words.items():

@@ -44,10 +44,12 @@ from ulelib.specs import (
     Pretrained,
     Refitted,
     Run,
+    Seen,
     Stage,
     needs,
     noises_of,
 )
+from ulelib.visibility import Visibility, visibility
 
 T = TypeVar("T")
 RECORD = "record.json"  # of every stage: its numbers
@@ -112,7 +114,8 @@ def find(stage: Stage, store: Store) -> Path | None:
 
 
 def load(stage: Stage, store: Store) -> Any:
-    """What a stage holds: a `Perturbation`, `Training`, `Pretraining`, or an accuracy in percent.
+    """What a stage holds: a `Perturbation`, `Training`, `Pretraining`, `Visibility`, or an accuracy
+    in percent.
 
     Raises:
         KeyError: it has not been computed.
@@ -304,6 +307,17 @@ def _write_refitted(stage: Refitted, folder: Path, store: Store, checkpoint: obj
     _write_reached(folder, reached, seen, started, used)
 
 
+def _write_seen(stage: Seen, folder: Path, store: Store, checkpoint: object) -> None:
+    started, used, part = time.perf_counter(), noise_digests(stage, store), stage.part
+    clean = published(Part(part.data, part.take), store)
+    result = visibility(clean.images, published(part, store).images).numbers
+    _write_record(folder, result | {"seconds": time.perf_counter() - started, "noise": used})
+
+
+def _read_seen(place: Path) -> Visibility:
+    return Visibility.of(_read_record(place))
+
+
 def _write_reached(
     folder: Path, reached: float, test: ImageSet, started: float, noise: dict[str, str]
 ) -> None:
@@ -367,6 +381,7 @@ _WRITE: dict[type, Callable[..., None]] = {
     Pretrained: _write_pretrained,
     Attacked: _write_attacked,
     Refitted: _write_refitted,
+    Seen: _write_seen,
 }
 _READ: dict[type, Callable[[Path], Any]] = {
     Noise: lambda place: Perturbation.load(place / "delta.safetensors"),
@@ -374,4 +389,5 @@ _READ: dict[type, Callable[[Path], Any]] = {
     Pretrained: _read_trained(Pretraining),
     Attacked: _read_reached,
     Refitted: _read_reached,
+    Seen: _read_seen,
 }

@@ -25,7 +25,8 @@ from ulelib.jobs.cells import Cell, Design
 from ulelib.jobs.store import Store
 from ulelib.perturbation import Perturbation
 from ulelib.settings import key_of
-from ulelib.specs import Noise, Stage, noises_of, stages_of
+from ulelib.specs import Noise, Stage, noises_of, seen, stages_of
+from ulelib.visibility import Visibility
 
 
 class Lab(Design):
@@ -155,6 +156,13 @@ class Lab(Design):
         self.stages_used[noise] = None
         found: dict[str, Any] = self._record(noise)["result"]
         return found
+
+    def seen(self, noise: Noise) -> Visibility:
+        """How visible a noise is, in all pictures that it was made for; export "exact"."""
+        stage = seen(noise)
+        self._compute([stage])
+        self.stages_used |= dict.fromkeys(stages_of([stage]))
+        return Visibility.of(self._record(stage)["result"])
 
     def rounds(self, noise: Noise) -> list[float]:
         """The source model's error after each round of a loop, in [0, 1]."""

@@ -24,7 +24,18 @@ from ulelib.jobs.execute import compute, find
 from ulelib.jobs.executors import InProcess
 from ulelib.jobs.store import Store, unpack
 from ulelib.settings import key_of
-from ulelib.specs import Attacked, Noise, Part, Pretrained, Refitted, Run, Stage, needs, stages_of
+from ulelib.specs import (
+    Attacked,
+    Noise,
+    Part,
+    Pretrained,
+    Refitted,
+    Run,
+    Seen,
+    Stage,
+    needs,
+    stages_of,
+)
 
 LOOK_AGAIN = 5.0  # seconds until a stage that is under way elsewhere is looked at again
 TRIES = 3  # of a stage whose worker died
@@ -95,6 +106,8 @@ def title(stage: Stage) -> str:
             return f"attack on the network of {title(stage.run)}"
         case Refitted():
             return f"last layer anew of {title(stage.run)}"
+        case Seen():
+            return f"visibility of {_part(stage.part)}"
 
 
 def _part(part: Part) -> str:

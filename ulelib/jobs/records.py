@@ -49,13 +49,13 @@ from ulelib.projection import Projection
 from ulelib.recipe import Recipe
 from ulelib.released import Released
 from ulelib.shortcuts import ClassConvolution, OnePixel
-from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, Stage
+from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, Seen, Stage
 
 # Every kind of settings that a record's spec can hold, by the name that stands under "type".
 SPECS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(Noise, Run, Pretrained, Attacked, Refitted, Data, Part),
+        *(Noise, Run, Pretrained, Attacked, Refitted, Seen, Data, Part),
         *(Bilevel, Supervised, Augmented, Hardened, Informative, Transferable, Contrastive),
         *(Separation, Poison, Entangled, Random),
         *(Linearized, LinearlySeparable, Autoregressive, Region, OnePixel, ClassConvolution),

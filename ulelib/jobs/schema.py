@@ -87,6 +87,19 @@ class PretrainedResult(AttackedResult):
 
 
 @with_config(STRICT)
+class SeenResult(TypedDict):
+    """Of published pictures: `visibility.Visibility`; None where it has NaN."""
+
+    largest: Annotated[int, Field(ge=0, le=255)]
+    l2: Annotated[float, Field(ge=0, le=1e6)]
+    psnr: Annotated[float, Field(ge=-100, le=1000)] | None
+    ssim: Annotated[float, Field(ge=-1, le=1)] | None
+    unchanged: Share
+    seconds: Seconds
+    noise: Digests
+
+
+@with_config(STRICT)
 class Cell(TypedDict):
     """A cell of a page: its names, and the key of the stage that measured it."""
 
@@ -118,6 +131,7 @@ RESULTS: dict[str, TypeAdapter[Any]] = {
     "Pretrained": TypeAdapter(PretrainedResult),
     "Attacked": TypeAdapter(AttackedResult),
     "Refitted": TypeAdapter(AttackedResult),
+    "Seen": TypeAdapter(SeenResult),
 }
 MADE_BY, PAGE = TypeAdapter(MadeBy), TypeAdapter(Page)
 
