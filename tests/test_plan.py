@@ -95,13 +95,19 @@ def test_titles_say_what_is_computed() -> None:
 
 def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     made = [pool(), pool(2), pool(3, 5)]
     for gpus in (1, 2):  # each has a group of workers
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         made.append(pool())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for said in ("3", "6", "0", "many"):  # fewer than are there; more; not understood
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        made.append(pool(2))
     assert [(one._max_workers, one._threads) for one in made] == [
         *((8, 1), (2, 4), (3, 5)),
         *((3, 2), (6, 1)),
+        *((2, 3), (2, 4), (2, 4), (2, 4)),
     ]
     for one in made:
         one.shutdown()

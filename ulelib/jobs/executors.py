@@ -41,15 +41,18 @@ def pool(workers: int | None = None, threads: int | None = None) -> Executor:
         workers: None: on a processor one for each core: two trainings on a thread each are faster
             than one after the other on two. With GPUs three for each: to launch a training's many
             small kernels keeps a core busy and most of a GPU idle (see `benchmarks/README.md`).
-        threads: of each worker; None: the cores, shared out.
+        threads: of each worker; None: the cores, shared out, but no more than OMP_NUM_THREADS says.
     """
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: at least 1")
     if workers is None:
         workers = PER_GPU * torch.cuda.device_count() or machine.cores()
+    if threads is None:
+        said, threads = os.environ.get("OMP_NUM_THREADS", ""), max(1, machine.cores() // workers)
+        threads = min(threads, int(said)) if said.isdecimal() and int(said) else threads
     try:
-        return Processes(workers, threads or max(1, machine.cores() // workers))
+        return Processes(workers, threads)
     except (OSError, NotImplementedError) as error:  # they share semaphores, in /dev/shm
         warnings.warn(
             f"no processes can work together here ({error}; is there a /dev/shm?): everything is "
