@@ -86,8 +86,8 @@ def test_the_arena_is_computed_and_read(lab: Lab) -> None:
     assert set(runs["row"]) == {CLEAN, *arena.FEW} and set(runs["column"]) == {"none"}
     one = runs[(runs["row"] == "LSP") & (runs["seed"] == 11)].iloc[0]
     clean = runs[(runs["row"] == CLEAN) & (runs["seed"] == 11)]["accuracy"].iloc[0]
-    if clean > 10:
-        assert one["retained"] == pytest.approx((one["accuracy"] - 10) / (clean - 10))
+    share = (one["accuracy"] - 10) / max(clean - 10, arena.LEAST)
+    assert one["retained"] == pytest.approx(share)
     found = arena.costs(lab, known).set_index("row")
     assert set(found.index) == set(arena.FEW)
     assert found.loc["random class-wise", "L-infinity"] == 8 and found["L2"].gt(0).all()

@@ -175,7 +175,7 @@ def test_stands_beside_the_recorded_rows(
     assert [*laid_out.index] == ["LSP", "mine", "LSP, truncated"]  # the strongest first
     said = "Place 2 of 3 by the mean over these exploiters."
     assert submission.place(laid_out, "mine", 3) == said
-    figure = submission.heat_map(laid_out, "mine", "on shapes")
+    figure = submission.heat_map(laid_out, ["mine"])
     weights = [label.get_fontweight() for label in figure.axes[0].get_yticklabels()]
     assert weights == ["normal", "bold", "normal"]
 

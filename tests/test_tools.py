@@ -375,7 +375,7 @@ def test_runner_collects_what_the_notebooks_state(quick: None) -> None:
     runs = {name: sum(isinstance(one, Run) for one in found) for name, found in stages.items()}
     assert runs["05_grayaug"] == 2 * 18 and runs["02_uleo"] == 0
     assert runs["05b_what_decides"] == 2 * (4 + 2 * 2 * 2 + 6 * 2) + 4 * 2  # once each
-    assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3)
+    assert runs["07_mixed_data"] == 2 * 2 * (1 + 2 + 4 * 3 + 4)
     every = stages_of(stage for found in stages.values() for stage in found)
     noises = {key_of(stage) for stage in every if isinstance(stage, Noise)}
     # Four defenders, and five variants of two of them, in two seeds; three more in one.

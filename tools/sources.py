@@ -19,8 +19,8 @@ import papermill
 from ulelib.jobs.cells import Cell
 from ulelib.jobs.lab import Lab
 from ulelib.profiles import PROFILES
-from ulelib.settings import Count, read, settings
-from ulelib.specs import Noise, Stage, stages_of
+from ulelib.settings import Count, Seed, read, settings
+from ulelib.specs import Noise, Seen, Stage, stages_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -35,12 +35,14 @@ class Making:
         profiles: whose book has the page, unless it is asked for by name.
         needs: "photographs": the page cannot be made of drawn images.
         reads_records: it shows the records that other pages write, and is made after them.
+        first_seed: what is added to the seed that a run asks for: the page shares none with others.
     """
 
     seeds: Count | None = None
     profiles: tuple[str, ...] = tuple(PROFILES)
     needs: Literal["photographs"] | None = None
     reads_records: bool = False
+    first_seed: Seed = 0
 
 
 @dataclass
@@ -51,13 +53,14 @@ class Needs:
         lab: with the notebook's parameters.
         cells: the measurements of its tables.
         noises: perturbations that the page shows. No record holds them.
-        noted: perturbations of which the page shows what is recorded (`Lab.noted`).
+        noted: perturbations of which the page shows what is recorded (`Lab.noted`), or how visible
+            they are (`Lab.seen`).
     """
 
     lab: Lab
     cells: list[Cell]
     noises: list[Noise]
-    noted: list[Noise] = field(default_factory=list)
+    noted: list[Noise | Seen] = field(default_factory=list)
 
     @property
     def stages(self) -> list[Stage]:
@@ -111,10 +114,13 @@ def parameters(
         seed: the first seed; or a list of all, and then `n_seeds` stays away.
         n_seeds: None: the page's own number.
     """
-    seeds = PROFILES[profile].seeds
+    how, seeds = making(name), PROFILES[profile].seeds
     if profile != "smoke":
-        seeds = making(name).seeds or seeds
-    values: dict[str, Any] = {"profile": profile, "seed": seed}
+        seeds = how.seeds or seeds
+    own = (
+        [how.first_seed + one for one in seed] if isinstance(seed, list) else how.first_seed + seed
+    )
+    values: dict[str, Any] = {"profile": profile, "seed": own}
     if not isinstance(seed, list):
         values["n_seeds"] = seeds if n_seeds is None else n_seeds
     known = papermill.inspect_notebook(str(path_of(name)))

@@ -30,10 +30,11 @@ from ulelib.jobs.cells import Cell, Mixture
 from ulelib.jobs.inputs import data_set
 from ulelib.jobs.lab import Lab
 from ulelib.settings import key_of
-from ulelib.specs import Part, Run
+from ulelib.specs import Noise, Part, Run, Seen, seen
 
 SEED = 10  # the first: other pages have those below, some with noise of other machines
 N_SEEDS = 3
+LEAST = 1.0  # points above chance that a clean training counts for, even if it learned nothing
 POINTS = 10  # of the curve within the first epoch
 
 # The rows, by what a method needs: the arena begins with the cheap ones.
@@ -189,20 +190,31 @@ def measured(lab: Lab, places: Sequence[Place]) -> list[Place]:
     return [one for one in known if (one.column, one.cell.seed) in clean]
 
 
+def few(places: Sequence[Place]) -> list[Place]:
+    """A few rows in the first columns, of the first seed: a taste of the arena."""
+    first = min(place.cell.seed for place in places)
+    return [
+        place
+        for place in places
+        if place.row in (CLEAN, *FEW)
+        and place.column in (*FIRST, "first epoch")
+        and place.cell.seed == first
+    ]
+
+
 def table(lab: Lab, places: Sequence[Place]) -> pd.DataFrame:
-    """The runs: `Lab.rows`, and the columns row and column; those of the first epoch not among
-    them."""
+    """The runs: `Lab.rows`, and the columns row, column and retained (a share of what the same
+    countermeasure reaches on clean images with the same seed; see `verdict.retained`). Those of the
+    first epoch are not among them."""
     whole = [place for place in places if place.column != "first epoch"]
     frame = lab.rows(place.cell for place in whole)
     rows, columns = [one.row for one in whole], [one.column for one in whole]
-    frame = frame.assign(row=rows, column=columns, retained=math.nan)
+    frame = frame.assign(row=rows, column=columns)
     clean = frame[frame["row"] == CLEAN].set_index(["column", "seed"])["accuracy"]
-    for index, run in frame.iterrows():
-        reference = float(clean[run["column"], run["seed"]])
-        if reference > run["chance"]:
-            left = share_of(float(run["accuracy"]), reference, float(run["chance"]))
-            frame.loc[index, "retained"] = left  # type: ignore[index]
-    return frame
+    references = [clean[run.column, run.seed] for run in frame.itertuples()]
+    least = frame["chance"] + LEAST
+    shares = zip(frame["accuracy"], least.clip(lower=references), frame["chance"], strict=True)
+    return frame.assign(retained=[share_of(*one) for one in shares])
 
 
 def retained(runs: pd.DataFrame) -> pd.DataFrame:
@@ -219,7 +231,7 @@ def retained(runs: pd.DataFrame) -> pd.DataFrame:
         retained (0: chance, 1: as on clean images), std (of retained; NaN of one run), low and high
         (NaN where the column has no cell of `ENOUGH` runs), n.
     """
-    attacked = runs[(runs["row"] != CLEAN) & runs["retained"].notna()]
+    attacked = runs[runs["row"] != CLEAN]
     clean = runs[runs["row"] == CLEAN].groupby("column")["accuracy"].mean()
     groups = attacked.groupby(["row", "column"], sort=False)
     cells = groups.agg(
@@ -330,6 +342,21 @@ def _spearman(first: list[float], second: list[float]) -> tuple[float, float]:
     return float(test.statistic), float(test.pvalue)
 
 
+def noted(lab: Lab, places: Iterable[Place]) -> list[Noise | Seen]:
+    """What `costs` needs: each row's noise of its first seed, and how visible it is."""
+    noises = _first_noises(lab, places).values()
+    return [stage for noise in noises for stage in (noise, seen(noise))]
+
+
+def _first_noises(lab: Lab, places: Iterable[Place]) -> dict[str, Noise]:
+    """By row, the noise of its first seed."""
+    first: dict[str, int] = {}
+    for place in places:
+        if place.row != CLEAN:
+            first[place.row] = min(place.cell.seed, first.get(place.row, place.cell.seed))
+    return {row: lab.noise(row, seed) for row, seed in first.items()}
+
+
 def costs(lab: Lab, places: Iterable[Place]) -> pd.DataFrame:
     """What each row's noise costs: seconds to make, and how visible it is.
 
@@ -341,16 +368,12 @@ def costs(lab: Lab, places: Iterable[Place]) -> pd.DataFrame:
         (gray levels), L2, PSNR (decibels), SSIM, unchanged (share of the pictures); of its first
         seed.
     """
-    lines, seen = [], set[str]()
+    lines = []
     groups = {row: group for group, rows in ROWS.items() for row in rows}
-    for place in places:
-        if place.row == CLEAN or place.row in seen:
-            continue
-        seen.add(place.row)
-        noise = lab.noise(place.row, place.cell.seed)
+    for row, noise in _first_noises(lab, places).items():
         looks, made = lab.seen(noise), lab.noted(noise)
         lines.append(
-            {"row": place.row, "needs": groups.get(place.row, "-"), "seconds": made["seconds"]}
+            {"row": row, "needs": groups.get(row, "-"), "seconds": made["seconds"]}
             | {"L-infinity": looks.largest, "L2": looks.l2, "PSNR": looks.psnr, "SSIM": looks.ssim}
             | {"unchanged": looks.unchanged}
         )

@@ -213,7 +213,7 @@ def spent_on(stages: Iterable[dict[str, Any]]) -> str:
         "Pretrained": "label-free training",
         "Attacked": "attack",
         "Refitted": "last layer",
-        "Seen": "measurement of visibility",
+        "Seen": "visibility check",
     }
     parts = []
     for kind, word in words.items():

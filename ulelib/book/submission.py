@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import seaborn as sns
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from ulelib import machine
-from ulelib.book.figures import closed, use_style
+from ulelib.book.arena_figures import heat_map
+from ulelib.book.figures import use_style
 from ulelib.book.verdict import retained
 from ulelib.data import ImageSet
 from ulelib.defenders import CLEAN
@@ -36,7 +34,7 @@ from ulelib.settings import described
 from ulelib.specs import Noise, Run, Stage
 from ulelib.visibility import visibility
 
-PAGES = ("04_mitigations", "05_grayaug")  # whose rows a submission stands beside
+PAGES = ("04_mitigations", "05_grayaug", "15_arena")  # whose rows a submission stands beside
 COLUMNS = (
     "standard", "gray", "jpeg-10 (training only)", "bdr-2 (training only)", "low-pass", "cutout",
     "cutmix", "mixup", "trivialaugment", "ueraser-lite", "coin", "projection",
@@ -262,40 +260,6 @@ def place(laid_out: pd.DataFrame, name: str, seeds: int) -> str:
     )
 
 
-def heat_map(laid_out: pd.DataFrame, name: str, caption: str) -> Figure:
-    """What each exploiter retains of each defender's images; the submission's row is marked.
-
-    Args:
-        laid_out: of `beside`.
-        caption: what it was measured on.
-    """
-    use_style(caption)
-    rows, columns = laid_out.shape
-    figure, axis = plt.subplots(
-        figsize=(3.0 + 0.62 * columns, 2.1 + 0.3 * rows), layout="constrained"
-    )
-    sns.heatmap(
-        laid_out.astype(float),
-        ax=axis,
-        vmin=0,
-        vmax=1,
-        cmap="cividis",
-        annot=True,
-        fmt=".2f",
-        annot_kws={"fontsize": 7},
-        linewidths=0.5,
-        cbar_kws={"shrink": 0.9},
-    )
-    axis.set(xlabel="", ylabel="", title="Retained: 0 is chance, 1 unprotected")
-    axis.title.set_fontsize(9)
-    axis.grid(False)
-    axis.set_xticklabels(axis.get_xticklabels(), rotation=40, ha="right", fontsize=8)
-    axis.set_yticklabels(axis.get_yticklabels(), rotation=0, fontsize=8)
-    for label in axis.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() == name else "normal")
-    return closed(figure)
-
-
 def caption(lab: Lab) -> str:
     """What a submission was measured on."""
     seeds = ", ".join(map(str, lab.seeds))
@@ -320,5 +284,6 @@ def write(
     stem = "".join(one if one.isalnum() or one in "-_." else "_" for one in name).lstrip(".") or "_"
     files = [out / f"{stem}.csv", out / f"{stem}.png"]
     lines.to_csv(files[0], index=False, float_format="%.6g")
-    heat_map(laid_out, name, caption(lab)).savefig(files[1])
+    use_style(caption(lab))
+    heat_map(laid_out, [name]).savefig(files[1])
     return files
