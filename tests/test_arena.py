@@ -47,7 +47,7 @@ def runs_of(*cells: tuple[str, str, list[float]]) -> pd.DataFrame:
 def test_every_row_is_a_defender_once_and_every_column_has_clean_trainings() -> None:
     rows = [row for group in arena.ROWS.values() for row in group]
     assert len(rows) == len(set(rows)) and set(rows) <= set(DEFENDERS)
-    assert set(arena.PRINTED_ROWS) <= set(rows) and set(arena.FEW) <= set(rows)
+    assert set(arena.PRINTED_ROWS) <= set(rows) and {*arena.FEW, *arena.BEGIN} <= set(rows)
     printed = set(benchmarks.load()["countermeasure"])
     assert set(arena.PRINTED_COLUMNS) <= set(arena.COLUMNS)
     assert set(arena.PRINTED_COLUMNS.values()) <= printed
