@@ -18,7 +18,7 @@ from helpers import MADE_BY, quick_profile, random_images
 from ulelib import data
 from ulelib.bilevel import NotConverged
 from ulelib.defenders import DEFENDERS, Random, Setting
-from ulelib.exploiters import EXPLOITERS, Exploiter, Training, exploit, prepared
+from ulelib.exploiters import EXPLOITERS, SEED_OFFSET, Exploiter, Training, exploit, prepared
 from ulelib.jobs import execute, inputs
 from ulelib.jobs.execute import compute, load
 from ulelib.jobs.schema import check_stage
@@ -28,7 +28,8 @@ from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
 from ulelib.poisons import Poison
 from ulelib.pretraining import linear_probe, pretrain
-from ulelib.settings import Op, key_of, op
+from ulelib.restoration import Restoration, restored
+from ulelib.settings import Op, canonical, key_of, op
 from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, Seen, needs, seen
 from ulelib.visibility import visibility
 
@@ -204,6 +205,39 @@ def test_a_training_begins_with_the_network_of_another(store: Store) -> None:
     assert "head.weight" in moved
     with pytest.raises(ValueError, match="Run.start is of"):
         run_of(start=before, net=op("linear", size=32))
+
+
+def test_a_training_on_what_a_network_restored(store: Store) -> None:
+    """Pairs of all parts, clean ones among them, under the seed of the exploiter."""
+    parts = Part(DATA, (0, 0.5)), Part(DATA, (0.5, 1), noise=noise_of("random class-wise"))
+    how = Restoration(pairs=40, steps=20, batch_size=10, learning_rate=0.01, width=4)
+    run = run_of(*parts, restore=how, seed=3)
+    training = measured(run, store)
+    published, clean = (
+        data.mix(*(execute.published(part, store) for part in some))
+        for some in (parts, [Part(DATA, part.take) for part in parts])
+    )
+    shown = restored(published, clean, how, 3 + SEED_OFFSET, "float32")
+    assert not torch.equal(shown.images, published.images)
+    test = inputs.images(DATA, "test")
+    plain, _ = exploit(shown, test, run.exploiter, run.net, run.recipe, seed=3)
+    assert training.curve == plain.curve
+    assert training.seconds > 0 and needs(run) == (parts[1].noise,)
+
+
+def test_a_restoration_belongs_to_the_key_only_where_there_is_one() -> None:
+    run = run_of()
+    assert "restore" not in canonical(run)
+    keys = {key_of(run_of(restore=how)) for how in (None, Restoration(), Restoration(pairs=2000))}
+    assert key_of(run) in keys and len(keys) == 3
+    noisy = Part(DATA, noise=noise_of("random"))
+    with pytest.raises(ValueError, match=r"Run.restore: noise that is added last"):
+        run_of(noisy, noise_after=True, restore=Restoration())
+
+
+def test_more_pairs_than_images_are_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"Restoration.pairs is 101, but there are 100 images"):
+        compute(run_of(restore=Restoration(pairs=101)), store)
 
 
 def test_a_last_layer_is_learned_anew_from_clean_images(store: Store) -> None:

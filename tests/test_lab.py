@@ -28,6 +28,7 @@ from ulelib.jobs.lab import Lab
 from ulelib.jobs.store import Store
 from ulelib.pgd import ATTACKS, Pgd
 from ulelib.profiles import PROFILES
+from ulelib.restoration import Restoration
 from ulelib.settings import key_of, op
 from ulelib.specs import Part, Pretrained, Run
 
@@ -276,6 +277,20 @@ def test_a_cell_can_begin_with_a_trained_network(lab: Lab) -> None:
     assert cell.exploiter == "standard, pretrained" and cell.stage.start == start
     with pytest.raises(ValueError, match="with labels"):
         lab.cell("random", "SimCLR", start=start)
+
+
+def test_a_cell_can_take_the_way_back(lab: Lab) -> None:
+    how = Restoration(pairs=2000)
+    cell = lab.cell("LSP", restore=how)
+    assert cell.exploiter == "way back (2,000 pairs)" and cell.stage.restore == how
+    filtered = lab.cell("LSP", "gray", restore=how, start=lab.cell("clean", seed=1).stage)
+    assert filtered.exploiter == "gray, way back (2,000 pairs), pretrained"
+    assert plan.title(cell.stage).startswith("training: restored by 2,000 pairs, ")
+    quick = Restoration(pairs=20, steps=2, batch_size=10, width=2)
+    frame = lab.table([lab.cell("clean", restore=quick)])
+    assert frame["exploiter"].tolist() == ["way back (20 pairs)"]
+    with pytest.raises(ValueError, match="with labels"):
+        lab.cell("random", "SimCLR", restore=how)
 
 
 def test_a_cells_last_layer_can_be_learned_anew(lab: Lab) -> None:

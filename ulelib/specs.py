@@ -29,6 +29,7 @@ from ulelib.exploiters import Exploiter, Recipe
 from ulelib.models import check_net
 from ulelib.perturbation import Perturbation
 from ulelib.pgd import Pgd
+from ulelib.restoration import Restoration
 from ulelib.settings import Count, Op, Seed, Share, at_default, key_of, op, settings
 
 Precision = Literal["float32", "bfloat16"]
@@ -160,6 +161,10 @@ class Run:
             that keeps pictures and noise apart can (asked of Huang et al.'s notebook, issue 6).
         start: a training with whose weights this one begins, all but those of the last layer: a
             network pretrained on other images. None: it begins with random ones.
+        restore: the way back: before the training, a network learns from pairs (published, clean)
+            of these images to take the noise out of all of them. The pairs are drawn by `seed`. On
+            clean images it is a control: it measures what restoration itself costs. None: the
+            images stay as they were published.
     """
 
     train: tuple[Part, ...]
@@ -171,10 +176,13 @@ class Run:
     precision: Precision = "float32"
     noise_after: bool = False
     start: Run | None = None
+    restore: Restoration | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("Run.train is empty: a training needs images")
+        if self.noise_after and self.restore is not None:
+            raise ValueError("Run.restore: noise that is added last cannot be taken out first")
         if self.noise_after and self.exploiter.filters:
             raise ValueError("Run.noise_after: noise that is added last cannot be filtered first")
         if self.start is not None and self.start.net != self.net:
@@ -183,7 +191,7 @@ class Run:
 
     def not_in_key(self) -> frozenset[str]:
         """See `settings.key_of`."""
-        return at_default(self, "noise_after", "start")
+        return at_default(self, "noise_after", "start", "restore")
 
 
 @settings

@@ -21,6 +21,7 @@ from ulelib.perturbation import EXPORTS
 from ulelib.pgd import ATTACKS
 from ulelib.profiles import PROFILES, Profile
 from ulelib.recipe import Recipe
+from ulelib.restoration import Restoration
 from ulelib.settings import Op
 from ulelib.specs import WHOLE, Attacked, Data, Noise, Part, Precision, Pretrained, Refitted, Run
 
@@ -210,6 +211,7 @@ class Design:
         index: str = "own",
         noise_after: bool = False,
         start: Run | None = None,
+        restore: Restoration | None = None,
         precision: Precision | None = None,
     ) -> Cell:
         """One training, with its names.
@@ -220,16 +222,15 @@ class Design:
             export: a key of `perturbation.EXPORTS`; of no effect on clean images.
             seed: of defender and exploiter; the first one if None.
             noise: made in a way that has no name in `DEFENDERS`.
-            data, source, net, recipe, precision: those of the profile if None: data set, the
-                defender's network, the exploiter's, its training (`Profile.recipe_for`).
+            data, source, net, recipe, precision: the profile's if None; `source` is the defender's.
             mixture: which images are clean and which protected.
             setting: the cell's name for what else is different.
-            index, noise_after, start: see `specs.Part`, `specs.Run`; a start adds ", pretrained".
+            index, noise_after, start, restore: see `specs.Part`, `specs.Run`, `_called`.
 
         Raises:
             ValueError: an unknown name.
         """
-        self._check_names(defender, exploiter, export, noise, noise_after, start)
+        self._check_names(defender, exploiter, export, noise, noise_after or bool(start or restore))
         seed, data, net = self._seed(seed), data or self.data, net or self.profile.loop.net
         if defender != CLEAN and noise is None:
             noise = self.noise(defender, seed, data=data, source=source, precision=precision)
@@ -240,15 +241,15 @@ class Design:
             recipe = recipe or self.profile.pretraining_for(exploiter, share)
             stage: Run | Pretrained = Pretrained(train, data, how, net, recipe, seed, precision)
         else:
-            does, recipe = EXPLOITERS[exploiter], recipe or self.profile.recipe_for(share, net)
-            stage = Run(train, data, does, net, recipe, seed, precision, noise_after, start)
+            who, recipe = EXPLOITERS[exploiter], recipe or self.profile.recipe_for(share, net)
+            stage = Run(train, data, who, net, recipe, seed, precision, noise_after, start, restore)
         return Cell(
             stage=stage,
             data=data.name,
             defender=defender,
             export="-" if defender == CLEAN else export,
             source="-" if noise is None else _source(noise),
-            exploiter=exploiter if start is None else f"{exploiter}, pretrained",
+            exploiter=_called(exploiter, start, restore),
             net=str(net),
             seed=seed,
             setting=setting,
@@ -260,15 +261,14 @@ class Design:
         exploiter: str,
         export: str,
         noise: Noise | None,
-        noise_after: bool,
-        start: Run | None,
+        with_labels: bool,
     ) -> None:
         unsupervised = self.profile.contrastive
         known = [*sorted(EXPLOITERS), *unsupervised]
         if exploiter not in known:
             raise ValueError(f"exploiter {exploiter!r}; choose from {known}")
-        if exploiter in unsupervised and (noise_after or start is not None):
-            raise ValueError("late noise, or a start, is for trainings with labels")
+        if exploiter in unsupervised and with_labels:
+            raise ValueError("late noise, a start and the way back are for trainings with labels")
         if export not in EXPORTS:
             raise ValueError(f"export {export!r}; choose from {[*EXPORTS]}")
         if defender == CLEAN and noise is not None:
@@ -335,6 +335,15 @@ class Design:
             return self.seeds[0]
         _check_whole("seed", seed, 10_000)
         return seed
+
+
+def _called(exploiter: str, start: Run | None, restore: Restoration | None) -> str:
+    """An exploiter's name in a table: one that restores by pairs is the "way back (500 pairs)", one
+    that begins with a trained network has ", pretrained" behind it."""
+    if restore is not None:
+        way_back = f"way back ({restore.pairs:,} pairs)"
+        exploiter = way_back if exploiter == "standard" else f"{exploiter}, {way_back}"
+    return exploiter if start is None else f"{exploiter}, pretrained"
 
 
 def _source(noise: Noise) -> str:

@@ -27,7 +27,14 @@ from ulelib import data, machine
 from ulelib.bilevel import NotConverged
 from ulelib.checkpoints import FileCheckpoint
 from ulelib.data import ImageSet
-from ulelib.exploiters import Training, accuracy, exploit, prepared, prepared_test
+from ulelib.exploiters import (
+    SEED_OFFSET,
+    Training,
+    accuracy,
+    exploit,
+    prepared,
+    prepared_test,
+)
 from ulelib.files import sha256, write_text
 from ulelib.jobs import strips
 from ulelib.jobs.inputs import images, rows_of
@@ -35,6 +42,7 @@ from ulelib.jobs.store import MANIFEST, Store, manifest
 from ulelib.models import build_model, headless
 from ulelib.perturbation import Perturbation
 from ulelib.pretraining import Pretraining, features, linear_probe, pretrain
+from ulelib.restoration import restored
 from ulelib.settings import key_of
 from ulelib.specs import (
     WHOLE,
@@ -246,8 +254,11 @@ def _write_run(stage: Run, folder: Path, store: Store, checkpoint: FileCheckpoin
     used = noise_digests(stage, store)
     train, added_last = _mixed(stage.train, store), None
     if stage.noise_after:
-        clean = _mixed([Part(part.data, part.take) for part in stage.train], store)
+        clean = _clean(stage.train, store)
         added_last, train = train.images.to(torch.int16) - clean.images, clean
+    if stage.restore is not None:
+        clean, seed = _clean(stage.train, store), stage.seed + SEED_OFFSET
+        train = restored(train, clean, stage.restore, seed, stage.precision)
     training, model = exploit(
         train,
         images(stage.test, "test"),
@@ -345,6 +356,11 @@ def noise_digests(stage: Stage, store: Store) -> dict[str, str]:
 def _mixed(parts: Iterable[Part], store: Store) -> ImageSet:
     """The published images of all parts, one behind the other."""
     return functools.reduce(data.mix, (published(part, store) for part in parts))
+
+
+def _clean(parts: Iterable[Part], store: Store) -> ImageSet:
+    """The images of all parts as they were before any noise, in the same order."""
+    return _mixed([Part(part.data, part.take) for part in parts], store)
 
 
 def _write_trained(

@@ -92,6 +92,7 @@ def title(stage: Stage) -> str:
             does = stage.exploiter
             names = [op.name for op in (*does.prepare, does.mix) if op]
             names += ["projection"] * bool(does.project) + ["adversarial"] * bool(does.attack)
+            names += [f"restored by {stage.restore.pairs:,} pairs"] if stage.restore else []
             named = " ".join(names) or "standard"
             parts = ", ".join(_part(part) for part in stage.train)
             stop, epochs = stage.recipe.stop_after, stage.recipe.epochs

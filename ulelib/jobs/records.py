@@ -48,6 +48,7 @@ from ulelib.poisons import Entangled, Poison
 from ulelib.projection import Projection
 from ulelib.recipe import Recipe
 from ulelib.released import Released
+from ulelib.restoration import Restoration
 from ulelib.shortcuts import ClassConvolution, OnePixel
 from ulelib.specs import Attacked, Data, Noise, Part, Pretrained, Refitted, Run, Seen, Stage
 
@@ -59,7 +60,7 @@ SPECS: dict[str, type] = {
         *(Bilevel, Supervised, Augmented, Hardened, Informative, Transferable, Contrastive),
         *(Separation, Poison, Entangled, Random),
         *(Linearized, LinearlySeparable, Autoregressive, Region, OnePixel, ClassConvolution),
-        *(Released, Masked, Pgd, Exploiter, Projection, Recipe),
+        *(Released, Masked, Pgd, Exploiter, Projection, Restoration, Recipe),
     )
 }
 REMEDY = "set ULELIB_RESULTS to a folder on another disk, or one that you may write"
