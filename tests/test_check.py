@@ -28,6 +28,7 @@ from ulelib.photos.folders import Label, Refused
 from ulelib.photos.job import Job
 from ulelib.photos.protect import protect
 from ulelib.photos.report import write_report
+from ulelib.restoration import Restoration
 
 
 def write(root: Path, label: str, name: str, colour: tuple[int, int, int], seed: int = 0) -> None:
@@ -53,6 +54,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     """Few steps, few filters, and features that cost nothing."""
     monkeypatch.setattr(module, "STEPS", 30)
+    monkeypatch.setattr(module, "WAY_BACK", Restoration(steps=30, batch_size=6, width=4))
     kept = ["nothing", CROP_FLIP, "turning them gray", "taking out what a linear classifier sees"]
     monkeypatch.setattr(module, "FILTERS", {name: FILTERS[name] for name in kept})
     monkeypatch.setattr(module, "_backbone", lambda *_: ("nothing", torch.nn.Flatten()))
@@ -87,16 +89,16 @@ class TestCheck:
         found = check(*folders, size=16, store=quick, report=reported.append)
         assert (found.trained, found.held_out, found.guessing) == (24, 8, 50.0)
         by = {line.does: line for line in found.lines}
-        assert len(found.lines) == len(reported) - 3 == 4 + 1 + 2 + 1
+        assert len(found.lines) == len(reported) - 3 == 4 + 1 + 2 + 1 + 1
         assert reported[0].startswith(
             "8 of 32 pictures are held out: too few to show any protection"
         )
         assert reported[1].startswith("the trainings take some ")
         ends = [text.rpartition("(")[2] for text in reported[3:]]
         assert [end.partition(", some ")[0] for end in ends[:-1]] == [
-            f"{n} of 8" for n in range(1, 8)
+            f"{n} of 9" for n in range(1, 9)
         ]
-        assert ends[-1] == "8 of 8)" and all(end.endswith(" left)") for end in ends[:-1])
+        assert ends[-1] == "9 of 9)" and all(end.endswith(" left)") for end in ends[:-1])
         swapped = by["nothing"]
         assert swapped.clean == 100 and swapped.protected == 0 and swapped.left == -1
         for does in found.lines[4].does, found.lines[-1].does:  # at twice the size, and a probe

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +40,7 @@ from ulelib.photos.folders import find_pictures
 from ulelib.photos.trial import Read, Trial, divided, partly_protected, read
 from ulelib.pretraining import features, linear_probe
 from ulelib.recipe import Recipe
+from ulelib.restoration import Restoration, restored
 from ulelib.settings import Op, op
 from ulelib.specs import Run
 
@@ -73,6 +75,10 @@ FILTERS: dict[str, Exploiter] = {
     ),
 }
 SHARES = (0.8, 0.5)  # of the pictures that are protected, where the exploiter has the rest clean
+# The way back: from so many of the pictures, found clean, a network learns to take the noise out of
+# the others.
+KNOWN = 0.2
+WAY_BACK = Restoration()
 Report = Callable[[str], None]
 FeatureSource = Literal["auto", "imagenet", "cifar10", "shapes"]
 
@@ -141,7 +147,7 @@ def check(
 
 def _say_first(once: Read, trial: Trial, report: Report) -> None:
     """What can be said with so many pictures, and how many copies have no noise."""
-    rows = len(FILTERS) + len(SHARES) + 2  # see `_begun`
+    rows = len(FILTERS) + len(SHARES) + 3  # see `_begun`
     report(foreseen(len(once.pairs), len(trial.held_out), trial.guessing, rows))
     if once.bare:
         report(
@@ -215,10 +221,6 @@ class _Trainings:
     def accuracy(self, train: ImageSet, trial: Trial, exploiter: Exploiter, net: Op = NET) -> float:
         """Accuracy on the held-out pictures after training on `train`, in percent."""
 
-        def end(_: str) -> None:
-            if self.left.is_set() or self.ended():
-                raise Ended
-
         training, _ = exploit(
             train,
             trial.held_out,
@@ -227,9 +229,20 @@ class _Trainings:
             _recipe(len(train)),
             seed=trial.seed,
             precision=fastest_precision(),
-            report=end,
+            report=self._end,
         )
         return training.accuracy
+
+    def way_back(self, trial: Trial) -> float:
+        """Accuracy after training on pictures out of which a network took the noise, in percent."""
+        how = replace(WAY_BACK, pairs=max(1, round(KNOWN * len(trial.clean))))
+        precision = fastest_precision()
+        found = restored(trial.protected, trial.clean, how, trial.seed, precision, report=self._end)
+        return self.accuracy(found, trial, EXPLOITERS["standard"])
+
+    def _end(self, _: str) -> None:
+        if self.left.is_set() or self.ended():
+            raise Ended
 
 
 Row = tuple[str, Future[float], Future[float]]  # what an exploiter does; clean and protected
@@ -262,6 +275,10 @@ def _begun(
         rows.append(
             (f"finding {1 - share:.0%} of your pictures unprotected elsewhere", clean, mixed)
         )
+    learned = (
+        f"learning from {KNOWN:.0%} of your pictures, found unprotected, to take the noise out"
+    )
+    rows.append((learned, clean, work.begin(work.way_back, trial)))
     linear = f"a linear classifier on features of a network that knows {knows}"
     sets = (trial.clean, trial.protected)
     first, second = (work.begin(_linear_classifier, one, trial.held_out, backbone) for one in sets)
@@ -282,9 +299,11 @@ def _foreseen_time(work: _Trainings, trial: Trial, larger: Trial) -> str:
         seconds[net] = sum(map(work.result, timed)) / work.width**2
     recipe = _recipe(len(trial.clean))
     attacks = [one.attack.steps if one.attack else 0 for one in FILTERS.values()]
-    small = len(SHARES) + sum(2 + 2 * attack for attack in attacks)
+    small = len(SHARES) + 1 + sum(2 + 2 * attack for attack in attacks)
     steps = recipe.epochs * recipe.steps_per_epoch(trial.clean)
-    return pictures.duration(steps * (small * seconds[NET] + 2 * seconds[USUAL]))
+    # A step of the network that takes the noise out costs about as much as one of `NET`.
+    once = WAY_BACK.steps * seconds[NET]
+    return pictures.duration(once + steps * (small * seconds[NET] + 2 * seconds[USUAL]))
 
 
 def _seconds_of_a_step(net: Op, trial: Trial) -> float:
