@@ -3,8 +3,8 @@
 An exploiter who can run a public protector, or who finds clean copies of some published pictures,
 has pairs of pictures with and without noise. BridgePure (Wang et al., *BridgePure: Limited
 Protection Leakage Can Break Black-Box Data Protection*, NeurIPS 2025) trains a diffusion model on
-such pairs. Here a small U-Net does it, in a minute or two on one processor core: what it takes out
-is a lower bound for what a diffusion model could.
+such pairs. Here a small U-Net does it, in about a minute on one processor core. Noise that it
+leaves may still fall to a larger model.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def restored(
 ) -> ImageSet:
     """All published images as the network gives them back; both sets stay as they are.
 
-    It saves no checkpoint: it takes a minute or two, and begins anew where it was interrupted.
+    It saves no checkpoint: it takes about a minute, and begins anew where it was interrupted.
 
     Args:
         published, clean: the same images in the same order. Of the clean ones, those of the pairs
