@@ -29,6 +29,7 @@ from ulelib.defenders import CLEAN
 from ulelib.jobs.cells import Cell, Mixture
 from ulelib.jobs.inputs import data_set
 from ulelib.jobs.lab import Lab
+from ulelib.restoration import Restoration
 from ulelib.settings import key_of
 from ulelib.specs import Noise, Part, Run, Seen, seen
 
@@ -70,6 +71,11 @@ def _on(net: str) -> Column:
     return lambda lab, row, seed: lab.cell(row, seed=seed, net=lab.profile.nets[net])
 
 
+def _way_back(pairs: int) -> Column:
+    """The noise is taken out first, by a network that learned it from pairs."""
+    return lambda lab, row, seed: lab.cell(row, seed=seed, restore=Restoration(pairs))
+
+
 def _last_layer(lab: Lab, row: str, seed: int) -> Cell:
     return lab.refitted(lab.cell(row, seed=seed))
 
@@ -90,9 +96,11 @@ FIRST: dict[str, Column] = {
     "2 bits (training only)": _exploiter("bdr-2 (training only)"),
     "CutMix": _exploiter("cutmix"),
     "UEraser-Lite": _exploiter("ueraser-lite"),
-    "projection": _exploiter("projection"),
+    "way back, 500 pairs": _way_back(500),
 }
 OTHERS: dict[str, Column] = {
+    "projection": _exploiter("projection"),
+    "way back, 2,000 pairs": _way_back(2000),
     "gray (training only)": _exploiter("gray (training only)"),
     "JPEG 10 (training only)": _exploiter("jpeg-10 (training only)"),
     "JPEG 50": _exploiter("jpeg-50"),
@@ -127,6 +135,7 @@ PRINTED_COLUMNS = {
     "CutMix": "CutMix",
     "Mixup": "Mixup",
     "adversarial training": "AT",
+    "way back, 500 pairs": "BridgePure (500 pairs)",
 }
 
 
@@ -303,7 +312,8 @@ def beside_print(cells: pd.DataFrame, benchmark: str) -> pd.DataFrame:
 
     Args:
         cells: of `retained`.
-        benchmark: "APBench" or "ISS", of which each filters the training images alone.
+        benchmark: "APBench" or "ISS", of which each filters the training images alone; or
+            "BridgePure", which takes noise out by a diffusion model that learned from pairs.
 
     Returns:
         row, column, accuracy here and printed, in percent.
