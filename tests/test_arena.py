@@ -62,7 +62,7 @@ def test_the_whole_plan_has_no_two_equal_places(monkeypatch: pytest.MonkeyPatch)
     """Of the small profile, whose images need not be here: only their settings are asked for."""
     monkeypatch.setitem(PROFILES, "cpu", replace(PROFILES["cpu"], data="shapes", n_train=200))
     other = Lab("smoke", arena.SEED).data
-    monkeypatch.setattr(arena, "data_set", lambda name, count: replace(other, n=100))
+    monkeypatch.setattr(arena, "data_set", lambda name: replace(other, n=100))
     places = arena.plan(Lab("cpu", arena.seeds(0), 2))
     assert {one.cell.seed for one in places} == {10, 11}
     assert {one.column for one in places} == {*arena.COLUMNS, "first epoch"}

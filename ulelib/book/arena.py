@@ -82,7 +82,7 @@ def _last_layer(lab: Lab, row: str, seed: int) -> Cell:
 
 def _pretrained(lab: Lab, row: str, seed: int) -> Cell:
     """On the images of CIFAR-100 first, with their own labels."""
-    other = data_set("cifar100", lab.profile.n_train)
+    other = data_set("cifar100")
     loop, recipe, precision = lab.profile.loop, lab.profile.recipe, lab.precision
     start = Run((Part(other),), other, net=loop.net, recipe=recipe, seed=seed, precision=precision)
     return lab.cell(row, seed=seed, start=start)
