@@ -175,6 +175,13 @@ def test_seeds_of_a_page() -> None:
     assert listed == {"profile": "cpu", "seed": [0, 3, 4]}
 
 
+def test_a_page_may_have_seeds_of_its_own() -> None:
+    assert sources.making("15_arena").first_seed == 10
+    second = sources.parameters("15_arena", "cpu", 1, 2)
+    assert second == {"profile": "cpu", "seed": 11, "n_seeds": 2}
+    assert sources.parameters("15_arena", "cpu", [0, 2], None)["seed"] == [10, 12]
+
+
 @pytest.mark.parametrize("path", sorted(sources.FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_metadata_says_what_a_notebook_does(path: Path) -> None:
     how, text = sources.making(path.stem), path.read_text(encoding="utf-8")
