@@ -196,12 +196,20 @@ def _first_epoch(lab: Lab, row: str, seed: int) -> Cell:
 
 
 def measured(lab: Lab, places: Sequence[Place]) -> list[Place]:
-    """Those places that are in the store or in a record that can be reused, in rows and columns
-    that have a clean training of the same seed."""
+    """Those places that are in the store or in a record that can be reused.
+
+    Left out are places without a clean training of the same column and seed, and rows that do not
+    yet have all first columns: their worst case is not known.
+    """
     missing = {key_of(stage) for stage in lab.missing(place.cell.stage for place in places)}
     known = [place for place in places if key_of(place.cell.stage) not in missing]
     clean = {(one.column, one.cell.seed) for one in known if one.row == CLEAN}
-    return [one for one in known if (one.column, one.cell.seed) in clean]
+    known = [one for one in known if (one.column, one.cell.seed) in clean]
+    columns: dict[str, set[str]] = {}
+    for one in known:
+        columns.setdefault(one.row, set()).add(one.column)
+    wanted = {one.column for one in places if one.column in FIRST}
+    return [one for one in known if wanted <= columns[one.row]]
 
 
 def few(places: Sequence[Place]) -> list[Place]:
