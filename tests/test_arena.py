@@ -48,6 +48,7 @@ def test_every_row_is_a_defender_once_and_every_column_has_clean_trainings() -> 
     rows = [row for group in arena.ROWS.values() for row in group]
     assert len(rows) == len(set(rows)) and set(rows) <= set(DEFENDERS)
     assert set(arena.PRINTED_ROWS) <= set(rows) and {*arena.FEW, *arena.BEGIN} <= set(rows)
+    assert all(len(text) > 20 for text in arena.methods(rows).values())
     printed = set(benchmarks.load()["countermeasure"])
     assert set(arena.PRINTED_COLUMNS) <= set(arena.COLUMNS)
     assert set(arena.PRINTED_COLUMNS.values()) <= printed

@@ -216,7 +216,12 @@ def entf(how: Literal["push", "pull"]) -> Callable[[Setting], Method]:
     """Wen et al.: features pushed away from those of the image's class, or pulled to another's.
     Cut: three steps of the adversaries that the network learns from, the length of its training,
     and the steps of the noise, which are the profile's for AdvPois."""
-    return lambda setting: Entangled(_hardened_victim(setting, 4), how, setting.profile.poison)
+
+    def defender(setting: Setting) -> Method:
+        return Entangled(_hardened_victim(setting, 4), how, setting.profile.poison)
+
+    defender.__doc__ = entf.__doc__
+    return defender
 
 
 def sep(setting: Setting) -> Method:
@@ -347,7 +352,12 @@ def class_convolution(setting: Setting) -> Method:
 
 def region(side: int) -> Callable[[Setting], Method]:
     """Region noise of `side` x `side` squares: class-wise, a control for what blocks do."""
-    return lambda setting: Region(setting.loop.inner.epsilon, side)
+
+    def defender(setting: Setting) -> Method:
+        return Region(setting.loop.inner.epsilon, side)
+
+    defender.__doc__ = region.__doc__
+    return defender
 
 
 def pil(setting: Setting) -> Method:

@@ -14,6 +14,7 @@ cell retains is counted from them, seed by seed. `make arena` computes places, p
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from scipy import stats
 from ulelib.book import benchmarks
 from ulelib.book.verdict import ENOUGH, LEVEL
 from ulelib.book.verdict import retained as share_of
-from ulelib.defenders import CLEAN
+from ulelib.defenders import CLEAN, DEFENDERS
 from ulelib.jobs.cells import Cell, Mixture
 from ulelib.jobs.inputs import data_set
 from ulelib.jobs.lab import Lab
@@ -363,6 +364,11 @@ def _spearman(first: list[float], second: list[float]) -> tuple[float, float]:
         (first,), statistic, permutation_type="pairings", n_resamples=9999, rng=0
     )
     return float(test.statistic), float(test.pvalue)
+
+
+def methods(rows: Iterable[str]) -> dict[str, str]:
+    """By row, what its method is and what of it is cut: the docstring of its defender."""
+    return {row: " ".join((inspect.getdoc(DEFENDERS[row]) or "").split()) for row in rows}
 
 
 def noted(lab: Lab, places: Iterable[Place]) -> list[Noise | Seen]:
