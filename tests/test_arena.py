@@ -16,7 +16,7 @@ from helpers import PROJECT, quick_profile
 
 sys.path.insert(0, str(PROJECT / "tools"))  # the tools' modules import each other
 import wanted
-from ulelib.book import arena, benchmarks
+from ulelib.book import arena, arena_figures, benchmarks
 from ulelib.defenders import CLEAN, DEFENDERS
 from ulelib.jobs import plan, records
 from ulelib.jobs.lab import Lab
@@ -198,3 +198,29 @@ def test_an_early_best_point_is_found_within_the_first_epoch(
     found = arena.early(lab, places, pd.DataFrame([run]))
     assert found.loc[0, ["best", "at", "last"]].tolist() == [55, 1, 30]
     assert found.loc[0, "rises"]
+
+
+def test_figures_have_the_one_that_withstands_most_on_top() -> None:
+    values = {"weak": [0.1, 0.9], "strong": [0.2, 0.3]}
+    names = ("none", "gray")
+    given = [
+        (row, name, [one])
+        for row, both in values.items()
+        for name, one in zip(names, both, strict=True)
+    ]
+    cells = arena.retained(runs_of(*((CLEAN, name, [1.0]) for name in names), *given))
+    costs = pd.DataFrame({"row": [*values], "SSIM": [0.9, 0.8]})
+    for figure in (
+        arena_figures.withstood(cells),
+        arena_figures.price(arena.ranking(cells), costs),
+        arena_figures.heat_map(arena.heat(cells)),
+    ):
+        axis = figure.axes[0]
+        ticks = sorted(axis.get_yticklabels(), key=lambda label: label.get_position()[1])
+        assert [label.get_text() for label in ticks] == ["strong", "weak"]
+        low, high = axis.get_ylim()
+        assert low > high  # counted from the top
+    drawn = arena_figures.undone(cells).axes[0]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["gray", "none"]
+    told = {text.get_text() for text in arena_figures.withstood(cells).axes[0].texts}
+    assert told == {"gray"}

@@ -104,29 +104,23 @@ def withstood(cells: pd.DataFrame) -> Figure:
 
 
 def price(ranking: pd.DataFrame, costs: pd.DataFrame) -> Figure:
-    """Visibility and worst case of each defender, by its name.
+    """Worst case and visibility of each defender side by side, the one that withstands most on top.
 
     Args:
         ranking: of `arena.ranking`.
         costs: of `arena.costs`.
     """
-    both = ranking.merge(costs, on="row").dropna(subset=["SSIM"])
-    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    axis.plot(both["SSIM"], both["worst"], "o", color="C0", markersize=5)
-    for one in both.to_dict("records"):
-        axis.annotate(
-            one["row"],
-            (one["SSIM"], one["worst"]),
-            xytext=(4, 3),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axis.set(
-        xlabel="SSIM of the published pictures (1: unchanged)",
-        ylabel="retained in the worst case",
-        ylim=(min(0.0, float(both["worst"].min())) - 0.05, 1.1),
+    both = ranking.merge(costs, on="row")
+    panels = {"worst": "retained in the worst case", "SSIM": "SSIM (1: unchanged)"}
+    figure, axes = plt.subplots(
+        1, 2, figsize=(6.4, 1.4 + 0.24 * len(both)), sharey=True, layout="constrained"
     )
-    axis.axhline(1, color="0.4", linestyle=(0, (2, 2)), linewidth=1)
+    for axis, (column, label) in zip(axes, panels.items(), strict=True):
+        axis.plot(both[column], range(len(both)), "o", color="C0", markersize=5)
+        axis.axvline(1, color="0.4", linestyle=(0, (5, 1)), linewidth=1)
+        axis.set_xlabel(label)
+        _named(axis, both["row"].tolist())
+    axes[0].set_xlim(left=min(0.0, float(both["worst"].min()) - 0.05))
     return closed(figure)
 
 
@@ -140,6 +134,7 @@ def _lines(count: int) -> tuple[Figure, Axes]:
 
 def _named(axis: Axes, names: list[str]) -> None:
     axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(-0.6, len(names) - 0.4)
     axis.invert_yaxis()
     axis.grid(axis="y")
 
