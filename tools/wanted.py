@@ -29,6 +29,7 @@ from ulelib.settings import key_of
 from ulelib.specs import Noise, Pretrained, Run, Seen, Stage, noises_of, seen, stages_of
 
 LIST = Path(__file__).with_suffix(".toml")
+NAMED = 20  # stages that are listed at the end; of the others, how many
 CHECKPOINTS = "60"  # seconds between two checkpoints: a stage under way at the end is killed
 
 
@@ -118,7 +119,9 @@ def compute(
             break
     finished = [stage for stage in at_first if lab.store.find(stage)]
     for word, stages in (("finished", finished), ("left", lab.missing(wanted.stages))):
-        print("\n".join(f"{word}: {plan.title(stage)}" for stage in stages) or f"{word}: nothing")
+        lines = [f"{word}: {plan.title(stage)}" for stage in stages[:NAMED]]
+        more = [f"{word}: {len(stages) - NAMED} more"] if len(stages) > NAMED else []
+        print("\n".join([*lines, *more]) or f"{word}: nothing")
     if path := _save(wanted):
         print(f"What is finished so far is recorded in {relative(str(path))}")
     return not failed
