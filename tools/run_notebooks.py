@@ -140,8 +140,8 @@ def _execute(jobs: dict[str, dict[str, Any]], options: argparse.Namespace) -> li
 def _within(options: argparse.Namespace) -> bool:
     """Compute what fits into the minutes; returns whether no stage failed."""
     if options.arena:
-        most = wanted.of_arena(options.profile, options.seed, options.n_seeds or arena.N_SEEDS)
-        return wanted.compute(most, options.minutes, options.scheduler, options.workers)
+        ring = wanted.of_arena(options.profile, options.seed, options.n_seeds or arena.N_SEEDS)
+        return wanted.compute(ring, options.minutes, options.scheduler, options.workers)
     most = wanted.of_list(options.profile)
     if most is not None and (options.seed != 0 or options.n_seeds is not None):
         sys.exit("tools/wanted.toml lists the seeds: leave --seed and --n-seeds away")

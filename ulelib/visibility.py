@@ -42,7 +42,8 @@ class Visibility:
     def of(cls, numbers: Mapping[str, Any]) -> Visibility:
         """The one that has these `numbers`; others among them are left out."""
         found: dict[str, Any] = {item.name: numbers[item.name] for item in fields(cls)}
-        return cls(**{name: math.nan if one is None else one for name, one in found.items()})
+        found |= {name: math.nan for name, one in found.items() if one is None}
+        return cls(**found)
 
     def __str__(self) -> str:
         said = f"L-infinity {self.largest}/255, mean L2 {self.l2:.2f}, PSNR {self.psnr:.1f} dB"
