@@ -107,11 +107,9 @@ def test_no_claim_repeats_the_primary_predicate_of_another() -> None:
     assert len(set(primary)) == len(primary)
 
 
-def test_claims_of_mixtures_timing_and_short_tue_are_judged_at_the_papers_size_alone() -> None:
+def test_claims_of_shares_timing_and_short_tue_are_judged_at_the_papers_size_alone() -> None:
     at_paper = {one["id"] for one in claims.load() if one.get("sizes") == ["paper"]}
     assert {i for i in at_paper if "tue" not in i} == {
-        "adding-protected-data-improves",
-        "protected-data-does-not-hurt",
         "protected-part-teaches-nothing",
         "advpois-falls-to-early-stopping",
         "class-wise-rivals-work-late",

@@ -94,7 +94,7 @@ def test_the_projects_list_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wanted.of_list("cpu") is None
     monkeypatch.setitem(PROFILES, "quarter", quick_profile(name="quarter"))
     middle = wanted.of_list("quarter")
-    assert middle is not None and len(set(middle.cells)) == 3 * (2 + 4 + 4)
+    assert middle is not None and len(set(middle.cells)) == 3 * (4 + 4)
 
 
 def test_what_does_not_fit_is_not_begun_and_the_next_call_goes_on(

@@ -210,7 +210,8 @@ def measured(lab: Lab, places: Sequence[Place]) -> list[Place]:
     for one in known:
         columns.setdefault(one.row, set()).add(one.column)
     wanted = {one.column for one in places if one.column in FIRST}
-    return [one for one in known if wanted <= columns[one.row]]
+    known = [one for one in known if wanted <= columns[one.row]]
+    return known if any(one.row != CLEAN for one in known) else []
 
 
 def few(places: Sequence[Place]) -> list[Place]:
