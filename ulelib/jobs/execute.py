@@ -320,7 +320,7 @@ def _write_refitted(stage: Refitted, folder: Path, store: Store, checkpoint: obj
 
 def _write_seen(stage: Seen, folder: Path, store: Store, checkpoint: object) -> None:
     started, used, part = time.perf_counter(), noise_digests(stage, store), stage.part
-    clean = published(Part(part.data, part.take), store)
+    clean = _clean([part], store)
     result = visibility(clean.images, published(part, store).images).numbers
     _write_record(folder, result | {"seconds": time.perf_counter() - started, "noise": used})
 
